@@ -1,0 +1,128 @@
+"""Masks for an image or a folder of images, from a checkpoint and nothing else.
+
+    python infer.py runs/NAME/best.pt --input IMAGES --out MASKS
+
+Exit status: 0 fine; 1 some images failed, or a result could not be written; 2 wrong usage; 130 interrupted.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from zoo.core.inference import Item, Writer, find_images, predict_all
+from zoo.core.predictor import Predictor
+from zoo.errors import InputError
+
+PLAIN_SECONDS = 5.0  # between two lines where output is not a terminal
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of infer.py."""
+    p = argparse.ArgumentParser(prog="infer.py", description=(__doc__ or "").partition("\n")[0])
+    p.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="best.pt or last.pt of a run")
+    p.add_argument("--input", required=True, metavar="FILE_OR_FOLDER", type=Path,
+                   help="an image, or a folder of images, those in sub-folders too")
+    p.add_argument("--out", required=True, metavar="DIR", type=Path,
+                   help="masks/, overlays/ and planes/ go here, with the sub-folders of the input")
+    files = p.add_argument_group("files")
+    files.add_argument("--csv", metavar="FILE", type=Path,
+                       help="run lengths, a row an image and class: image_name,class,rle")
+    files.add_argument("--rle-order", choices=("C", "F"), default="C",
+                       help="run along rows (C) or columns (F, as COCO and Kaggle) (default: C)")
+    files.add_argument("--planes", action="store_true", help="a PNG for each class as well (0 and 255)")
+    files.add_argument("--no-overlays", action="store_true", help="leave the overlays out")
+    machine = p.add_argument_group("machine")
+    machine.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    machine.add_argument("--amp", default="auto", choices=("auto", "bf16", "fp16", "off"),
+                         help="precision; auto: bf16 where the processor has it (default: auto)")
+    return p
+
+
+class Said:
+    """A live bar on a terminal, else a line every few seconds."""
+
+    def __init__(self, console: Console, total: int):
+        self.console, self.total, self.done = console, total, 0
+        self.failures: list[str] = []
+        self.began = self.last = time.monotonic()
+        bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*bar, console=console, transient=True, disable=not console.is_terminal)
+        self.task = self.progress.add_task("images", total=total)
+
+    def __call__(self, item: Item, failure: str) -> None:
+        self.done += 1
+        if failure:
+            self.failures.append(failure)
+        self.progress.update(self.task, completed=self.done)
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.last > PLAIN_SECONDS:
+            say(self.console, f"{self.done}/{self.total} images, {self.speed():.2f} images/s")
+            self.last = now
+
+    def speed(self) -> float:
+        """Images a second so far."""
+        return self.done / max(1e-9, time.monotonic() - self.began)
+
+
+def say(console: Console, text: str) -> None:
+    """One line, as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def settings(predictor: Predictor, images: int) -> str:
+    """What is about to run, in a line."""
+    labels, preprocess = predictor.labels, predictor.preprocess
+    way = "tiles at the image's own scale" if preprocess.tile else "resized to {}x{}".format(*preprocess.size)
+    precision = str(predictor.amp or "float32").removeprefix("torch.")
+    what = f"{labels.task}, {count(labels.num_classes, 'class', 'es')}, {way}"
+    return f"{count(images, 'image')}; {what}, on {predictor.device} in {precision}"
+
+
+def count(number: int, noun: str, plural: str = "s") -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun}{plural if number != 1 else ''}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    args = parser().parse_args(argv)
+    console, errors = Console(), Console(stderr=True)
+    try:
+        predictor = Predictor.from_checkpoint(args.checkpoint, args.device, args.amp)
+        items = find_images(args.input, args.out)
+        writer = Writer(
+            args.out, predictor.labels,
+            csv_file=args.csv, rle_order=args.rle_order, planes=args.planes, overlays=not args.no_overlays,
+        )
+    except InputError as e:
+        say(errors, f"infer.py: {e}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+    say(console, settings(predictor, len(items)))
+    said, status = Said(console, len(items)), 0
+    try:
+        with writer, said.progress:
+            predict_all(predictor, items, writer, said)
+    except InputError as e:
+        say(errors, f"infer.py: {e}")
+        status = 1
+    except KeyboardInterrupt:
+        say(errors, "infer.py: interrupted; what was finished is written")
+        status = 130
+    for failure in said.failures:
+        say(errors, f"failed: {failure}")
+    folders = ["masks", *(["planes"] if args.planes else []), *([] if args.no_overlays else ["overlays"])]
+    places = ", ".join([str(args.out / folder) for folder in folders] + ([str(args.csv)] if args.csv else []))
+    written = said.done - len(said.failures)
+    say(console, f"{written} of {len(items)} images written to {places} ({said.speed():.2f} images/s)")
+    return status or (1 if said.failures else 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

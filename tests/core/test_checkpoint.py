@@ -1,0 +1,136 @@
+"""If these break, a run is lost to a full disk or a kill, or a stranger's file runs code when opened."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+from zoo.core import checkpoint
+from zoo.core.checkpoint import Checkpoint
+from zoo.core.config import Preprocess
+from zoo.core.masks import Labels
+from zoo.errors import InputError
+
+
+def tiny() -> Checkpoint:
+    """A width-2 UNet++ of two classes, untrained."""
+    build = {"num_classes": 2, "in_channels": 1, "encoder": None, "width": 2}
+    return Checkpoint(
+        arch="unetpp",
+        build=build,
+        labels=Labels("multilabel", ("a", "b c"), ((1, 2, 3), (4, 5, 6))),
+        preprocess=Preprocess(1, (0.5,), (0.25,), (32, 48)),
+        model=zoo.build("unetpp", **build).state_dict(),
+        config={"arch": "unetpp"},
+        training={"rng": checkpoint.rng_state()},
+    )
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    written = tiny()
+    checkpoint.write(tmp_path / "a.pt", written)
+    back = checkpoint.read(tmp_path / "a.pt")
+    assert (back.arch, back.build, back.labels, back.preprocess) == (
+        written.arch, written.build, written.labels, written.preprocess
+    )
+    assert all(torch.equal(back.model[k], v) for k, v in written.model.items())
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_load_gives_the_model_in_eval_with_equal_outputs(tmp_path: Path) -> None:
+    written = tiny()
+    checkpoint.write(tmp_path / "a.pt", written)
+    model = zoo.build("unetpp", **written.build).eval()
+    model.load_state_dict(written.model)
+    x = torch.randn(1, 1, 33, 47)
+    loaded = zoo.load(tmp_path / "a.pt")
+    assert not loaded.training
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_rng_state_brings_every_generator_back() -> None:
+    import random
+
+    import numpy as np
+
+    def draw() -> tuple:
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+    state = checkpoint.rng_state()
+    first = draw()
+    checkpoint.set_rng_state(state)
+    assert draw() == first
+
+
+def test_pickled_objects_are_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    torch.save({"format": checkpoint.FORMAT, "x": Evil()}, tmp_path / "evil.pt")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Evil()))
+    for name in ("evil.pt", "plain.pkl"):
+        with pytest.raises(InputError, match=name):
+            checkpoint.read(tmp_path / name)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_files_that_are_no_checkpoint_are_named_with_the_cause(tmp_path: Path) -> None:
+    checkpoint.write(tmp_path / "whole.pt", tiny())
+    whole = (tmp_path / "whole.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    causes = {"cut.pt": "whole", "empty.pt": "whole", "text.pt": "text.pt", "other.pt": "train.py"}
+    for name, cause in {**causes, "none.pt": "no such"}.items():
+        with pytest.raises(InputError, match=name) as e:
+            checkpoint.read(tmp_path / name)
+        assert cause in str(e.value)
+    with pytest.raises(InputError, match=r"best\.pt"):
+        checkpoint.read(tmp_path)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.write(path, tiny())
+    before = path.read_bytes()
+
+    class Full:
+        """The disk takes the first kilobyte of a file, no more."""
+
+        def __init__(self, name: object, mode: str) -> None:
+            self.file = real(name, mode)
+
+        def write(self, data: bytes) -> None:
+            self.file.write(bytes(data)[:1024])
+            raise OSError(28, "No space left on device")
+
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+    real = open
+    monkeypatch.setattr("builtins.open", Full)
+    with pytest.raises(InputError, match=r"No space left on device.*intact"):
+        checkpoint.write(path, tiny())
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_a_state_that_does_not_fit_is_refused_with_the_first_keys() -> None:
+    model = zoo.build("unetpp", num_classes=2, in_channels=1, width=2)
+    state = model.state_dict()
+    first = next(iter(state))
+    state["extra.weight"] = state.pop(first)
+    with pytest.raises(InputError, match=r"1 keys missing.*1 too many \['extra.weight'\]"):
+        checkpoint.load_strict(model, state, "x.pt")
+    other = zoo.build("unetpp", num_classes=3, in_channels=1, width=2).state_dict()
+    with pytest.raises(InputError, match="of another shape"):
+        checkpoint.load_strict(model, other, "x.pt")

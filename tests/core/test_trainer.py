@@ -1,0 +1,325 @@
+"""If these break, a run that was killed is another run, a step on parts is not the step on the whole,
+or a loss that blew up has already spoilt the weights."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from tests.conftest import write_shapes
+from zoo.core import checkpoint, losses
+from zoo.core.config import TrainConfig
+from zoo.core.display import Display
+from zoo.core.trainer import Interrupted, Trainer, choose_folder, make_optimizer, truncate_logs
+from zoo.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config(data: Path, **changes: object) -> TrainConfig:
+    """Two short epochs of a narrow supervised UNet++ without BatchNorm."""
+    settings = {
+        "arch": "unetpp", "options": {"width": 2, "deep_supervision": True}, "data": f"folder:{data}",
+        "size": (32, 32), "epochs": 2, "batch": 2, "amp": "off", "workers": 0, **changes,
+    }
+    return TrainConfig(**settings)  # type: ignore[arg-type]
+
+
+def trainer(c: TrainConfig, out: Path, **more: object) -> Trainer:
+    """Silent."""
+    return Trainer(c, out, Display(Console(quiet=True)), **more)  # type: ignore[arg-type]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Every tensor, number and logged metric of two finished runs equal, bit for bit."""
+    for name in ("last.pt", "best.pt"):
+        one, other = (torch.load(folder / name, weights_only=True) for folder in (a, b))
+        assert_equal(one, other, name)
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    lines = [json.loads(line)["epoch"] for line in (b / "timing.jsonl").read_text().splitlines()]
+    assert lines == list(range(1, len(lines) + 1))
+
+
+def assert_equal(a: object, b: object, path: str) -> None:
+    if isinstance(a, torch.Tensor):
+        assert isinstance(b, torch.Tensor), path
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert isinstance(b, dict), path
+        assert a.keys() == b.keys(), path
+        for key in a:
+            if key != "workers":  # may differ between the two runs
+                assert_equal(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert isinstance(b, (list, tuple)), path
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{path}/{i}")
+    else:
+        assert a == b, path
+
+
+def test_a_run_leaves_the_folder_it_promises(shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    t = trainer(config(shapes), out)
+    t.fit()
+    found = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    assert found == [
+        "best.pt", "config.json", "last.pt", "metrics.jsonl",
+        "samples/epoch_0001.png", "samples/epoch_0002.png", "timing.jsonl",
+    ]
+    assert TrainConfig.from_dict(json.loads((out / "config.json").read_text())) == t.config
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert lines[1]["loss"] < lines[0]["loss"]
+
+
+def test_it_learns_to_find_a_disc_and_a_square(shapes: Path, tmp_path: Path) -> None:
+    c = config(shapes, options={"width": 8, "norm": "batch"}, epochs=15, batch=4, lr=0.01, augment="none")
+    t = trainer(c, tmp_path / "run")
+    t.fit()
+    assert t.progress.best > 0.9
+
+
+@pytest.mark.parametrize("options", [{"width": 2}, {"width": 2, "norm": "batch", "deep_supervision": True}])
+@pytest.mark.parametrize("stop_after", [1, 5, 6])
+def test_ctrl_c_saves_and_the_resumed_run_is_the_unbroken_one(
+    shapes: Path, tmp_path: Path, options: dict, stop_after: int
+) -> None:
+    c = config(shapes, options=options, accumulate=2, epochs=3)
+    trainer(c, tmp_path / "unbroken").fit()
+
+    broken = trainer(c, tmp_path / "broken")
+    step, done = broken.step, []
+
+    def stepping(group: list) -> float:
+        done.append(1)
+        if len(done) == stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(group)
+
+    broken.step = stepping  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        broken.fit()
+    state = checkpoint.read(tmp_path / "broken" / "last.pt")
+    assert state.training["progress"]["step"] == stop_after
+    torch.manual_seed(99)  # as another process would find its generators
+    trainer(c, tmp_path / "broken", resume=state).fit()
+    assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
+
+
+def test_unet_resumes_with_its_dropout_and_weight_map(shapes: Path, tmp_path: Path) -> None:
+    c = config(
+        shapes, arch="unet", options={"width": 2}, size=(20, 20), loss="weighted_ce", augment="shift+elastic",
+        optimizer="sgd", momentum=0.99,
+    )
+    trainer(c, tmp_path / "unbroken").fit()
+    broken = trainer(c, tmp_path / "broken")
+    broken.open_folder()
+    broken.display.begin(2, broken.steps_per_epoch, 0)
+    loss = broken.train_epoch()
+    broken.finish_epoch(loss, broken.evaluate(), 1.0, 1.0)
+    state = checkpoint.read(tmp_path / "broken" / "last.pt")
+    torch.manual_seed(99)
+    trainer(c, tmp_path / "broken", resume=state).fit()
+    assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
+
+
+KILLABLE = """
+import sys
+from zoo.core.trainer import Trainer
+step = Trainer.step
+def counted(self, group):
+    loss = step(self, group)
+    with open(self.out / "steps", "ab") as f:  # one byte a step, seen by the test
+        f.write(b".")
+    return loss
+Trainer.step = counted
+from train import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_instants_ends_as_the_unbroken_one(tmp_path: Path) -> None:
+    """SIGKILL three times, each after a save and inside an epoch, with other numbers of workers between."""
+    data = write_shapes(tmp_path / "shapes", 40)
+    flags = (
+        f"--arch unetpp --ds --opt width=4 --data folder:{data} --size 48 --epochs 4 --batch 2 --loss ce+dice"
+    ).split()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def start(*more: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", KILLABLE, *more]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=tmp_path)
+
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert start(*flags, "--out", str(unbroken)).wait(300) == 0
+
+    rng = random.Random(0)
+    for kill in range(3):
+        workers = ("--workers", str(kill))
+        fresh = (*flags, "--out", str(broken))
+        run = start(*(fresh if kill == 0 else ("--resume", str(broken))), *workers)
+        metrics, steps = broken / "metrics.jsonl", broken / "steps"
+        wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > kill, run)
+        wait_for(lambda: torch_epoch(broken) > kill, run)
+        before = steps.stat().st_size
+        wait_for(lambda: steps.stat().st_size > before, run)  # into the epoch
+        time.sleep(rng.uniform(0, 0.3))
+        run.kill()
+        assert run.wait() == -signal.SIGKILL
+        saved = checkpoint.read(broken / "last.pt").training["progress"]
+        taken = steps.stat().st_size - before
+        assert saved["epoch"] == kill + 1, "the kill came after a save"
+        assert 0 < taken < 16, "the kill came inside the epoch of 16 steps"
+
+    assert start("--resume", str(broken), "--workers", "1").wait(300) == 0
+    assert_same_run(unbroken, broken)
+
+
+def torch_epoch(out: Path) -> int:
+    return checkpoint.read(out / "last.pt").training["progress"]["epoch"]
+
+
+def wait_for(what: object, run: subprocess.Popen, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():  # type: ignore[operator]
+        assert run.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.005)
+
+
+def test_accumulated_parts_are_the_step_of_the_whole(shapes: Path, tmp_path: Path) -> None:
+    """Batches of different content, and so different denominators: 3 × 2 images step as 1 × 6 do."""
+    c = config(shapes, augment="none")
+    whole = trainer(config(shapes, augment="none", batch=6), tmp_path / "a")
+    parts = trainer(config(shapes, augment="none", batch=2, accumulate=3), tmp_path / "b")
+    losses_ = [t.step(list(islice(t.loader.epoch(0), n))) for t, n in ((whole, 1), (parts, 3))]
+    assert losses_[0] == pytest.approx(losses_[1], rel=1e-6)
+    for (name, a), b in zip(whole.model.named_parameters(), parts.model.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, rtol=1e-4, atol=1e-7), name
+    assert c.epochs == 2
+
+
+def test_the_step_equals_a_plain_one(shapes: Path, tmp_path: Path) -> None:
+    """Forward, loss of all heads, backward, clip, AdamW: written out once more."""
+    t = trainer(config(shapes, augment="none", clip=0.1), tmp_path / "a")
+    plain = trainer(config(shapes, augment="none", clip=0.1), tmp_path / "b")
+    batch = next(t.loader.epoch(0))
+    loss = t.step([batch])
+
+    x, target = plain.to_device(batch)
+    out = plain.model.train()(x)
+    expected = sum(plain.criterion(y, target) for y in (out.logits, *out.aux))
+    expected.backward()
+    torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 0.1)
+    plain.optimizer.param_groups[0]["lr"] = plain.optimizer.param_groups[1]["lr"] = plain.lr(0)
+    plain.optimizer.step()
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+    for a, b in zip(t.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer(shapes: Path, tmp_path: Path) -> None:
+    t = trainer(config(shapes), tmp_path / "run")
+    step = t.step
+    seen: list[dict] = []
+
+    def poisoned(group: list) -> float:
+        if t.progress.step == 2:
+            with torch.no_grad():
+                next(t.model.parameters()).fill_(float("nan"))
+            seen.append({k: v.clone() for k, v in t.optimizer.state_dict()["state"][0].items()})
+        return step(group)
+
+    t.step = poisoned  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"loss is nan at step 3 .*\.png") as e:
+        t.fit()
+    assert "last.pt" in str(e.value)
+    assert all(torch.equal(v, seen[0][k]) for k, v in t.optimizer.state_dict()["state"][0].items())
+    saved = checkpoint.read(tmp_path / "run" / "last.pt")
+    assert all(torch.isfinite(v).all() for v in saved.model.values())
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision_trains(shapes: Path, tmp_path: Path, amp: str) -> None:
+    t = trainer(config(shapes, amp=amp, options={"width": 4, "norm": "batch"}, epochs=3), tmp_path / "run")
+    t.fit()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert all(p.dtype == torch.float32 for p in t.model.parameters())
+
+
+def test_patience_ends_a_run(shapes: Path, tmp_path: Path) -> None:
+    t = trainer(config(shapes, epochs=50, patience=2, lr=1e-9), tmp_path / "run")
+    t.fit()
+    assert t.progress.epoch == t.progress.best_epoch + 2 < 50
+
+
+def test_resuming_on_other_files_is_refused(shapes: Path, tmp_path: Path) -> None:
+    t = trainer(config(shapes, epochs=1), tmp_path / "run")
+    t.fit()
+    for folder in ("images", "masks"):
+        (shapes / folder / "00.png").unlink()
+    state = checkpoint.read(tmp_path / "run" / "last.pt")
+    with pytest.raises(InputError, match="not the data this run was started with"):
+        trainer(config(shapes, epochs=2), tmp_path / "run", resume=state)
+
+
+def test_weights_of_another_run_start_this_one(shapes: Path, tmp_path: Path) -> None:
+    t = trainer(config(shapes, epochs=1), tmp_path / "run")
+    t.fit()
+    path = tmp_path / "run" / "last.pt"
+    started = trainer(config(shapes, weights=str(path)), tmp_path / "next")
+    assert started.progress.step == 0
+    for a, b in zip(t.model.parameters(), started.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(InputError, match="holds unetpp, not --arch unet"):
+        trainer(config(shapes, arch="unet", options={}, size=(20, 20), weights=str(path)), tmp_path / "x")
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    c = TrainConfig()
+    assert choose_folder(None, c) == Path("runs/unetpp-phantom")
+    (tmp_path / "runs" / "unetpp-phantom").mkdir(parents=True)
+    assert choose_folder(None, c) == Path("runs/unetpp-phantom-2")
+    (tmp_path / "mine").mkdir()
+    assert choose_folder(Path("mine"), c) == Path("mine")
+    (tmp_path / "mine" / "last.pt").touch()
+    with pytest.raises(InputError, match="holds a run"):
+        choose_folder(Path("mine"), c)
+
+
+def test_no_decay_on_biases_and_norms() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    groups = make_optimizer(model, TrainConfig(weight_decay=0.5)).param_groups
+    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    assert [decay[id(p)] for p in model.parameters()] == [0.5, 0.0, 0.0, 0.0]
+
+
+def test_logs_are_cut_at_the_resumed_epoch_and_a_torn_line_goes(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"epo')
+    truncate_logs(tmp_path, 2)
+    assert path.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+
+
+def test_the_auxiliary_heads_count_in_the_loss(shapes: Path, tmp_path: Path) -> None:
+    t = trainer(config(shapes, augment="none"), tmp_path / "run")
+    x, target = t.to_device(next(t.loader.epoch(0)))
+    output = t.model.train()(x)
+    denominators = t.criterion.denominators(target)
+    every = losses.total(t.criterion, output, t.model.aux_weights, target, denominators)
+    alone = t.criterion(output.logits, target)
+    assert every.item() > alone.item() > 0

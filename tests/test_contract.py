@@ -1,0 +1,148 @@
+"""What the trainer, the predictor and exporters rely on, for every architecture that `zoo.build` knows.
+
+If these break, the core would need to know which network it holds.
+"""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zoo
+from zoo.layers import Output
+from zoo.registry import check_size, legal_size, margin
+
+# Narrow variants of every architecture: each option appears, and each pair that could disturb one another.
+VARIANTS = {
+    "unet": [{"width": 4}, {"width": 4, "dropout": 0.0}],
+    "unetpp": [
+        {"width": 4},
+        {"width": 4, "norm": "batch"},
+        {"width": 4, "deep_supervision": True},
+        {"width": 4, "norm": "batch", "deep_supervision": True, "level": 2},
+    ],
+}
+CASES = [(name, options) for name, variants in VARIANTS.items() for options in variants]
+IDS = [f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for name, options in CASES]
+SIZES = [(1, 1), (33, 47), (64, 50)]  # outputs, rounded up to legal ones
+
+every_variant = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+
+
+def image(model: nn.Module, size: tuple[int, int], batch: int = 1) -> Tensor:
+    """Noise for the legal output that covers `size`."""
+    height, width = legal_size(model, size)
+    border = 2 * margin(model)
+    return torch.rand(batch, model.in_channels, height + border, width + border)
+
+
+def total(output: Output) -> Tensor:
+    """A loss that reaches every logit, each by another weight so that nothing cancels."""
+    logits = [t.float() for t in (output.logits, *output.aux)]
+    return sum((t * torch.rand_like(t)).sum() for t in logits)
+
+
+def test_every_architecture_is_listed_here() -> None:
+    assert set(VARIANTS) == set(zoo.names()), "add narrow variants of the new architecture to VARIANTS"
+
+
+@every_variant
+@pytest.mark.parametrize(
+    ("batch", "channels", "classes", "size"),
+    [(1, 1, 1, (1, 1)), (2, 3, 2, (33, 47)), (1, 3, 29, (64, 50)), (3, 1, 2, (1, 1)), (1, 3, 1, (33, 47))],
+)
+def test_shapes(name: str, options: dict, batch: int, channels: int, classes: int, size: tuple) -> None:
+    model = zoo.build(name, classes, channels, **options)
+    x = image(model, size, batch)
+    shape = (batch, classes, *legal_size(model, size))
+    check_size(model, shape[-2:])
+
+    output = model.train()(x)
+    assert type(output) is Output
+    assert [t.shape for t in (output.logits, *output.aux)] == [shape] * (1 + len(model.aux_weights))
+
+    logits = model.eval()(x)
+    assert type(logits) is Tensor
+    assert logits.shape == shape
+    assert logits.isfinite().all()
+
+
+@every_variant
+def test_every_parameter_gets_a_gradient(name: str, options: dict) -> None:
+    model = zoo.build(name, 2, 3, **options).train()
+    total(model(image(model, (33, 47), batch=2))).backward()
+    idle = [key for key, p in model.named_parameters() if p.grad is None]
+    still = [key for key, p in model.named_parameters() if p.grad is not None and not p.grad.any()]
+    assert (idle, still) == ([], [])
+
+
+@every_variant
+def test_a_batch_of_one_trains_at_the_smallest_size(name: str, options: dict) -> None:
+    model = zoo.build(name, **options).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for _ in range(2):
+        loss = total(model(image(model, (1, 1))))
+        loss.backward()
+        optimizer.step()
+        assert loss.isfinite()
+
+
+@every_variant
+@pytest.mark.parametrize("how", ["weights", "autocast"])
+def test_bfloat16(name: str, options: dict, how: str) -> None:
+    model = zoo.build(name, 2, 1, **options)
+    x = image(model, (33, 47), batch=2)
+    reference = model.eval()(x)
+    if how == "weights":
+        model, x = model.bfloat16(), x.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        logits = model.eval()(x)
+        loss = total(model.train()(x))
+    loss.backward()
+    assert logits.dtype == torch.bfloat16
+    assert (logits - reference).abs().max() < 0.1 * reference.abs().max()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@every_variant
+def test_eval_sees_each_image_alone_and_repeats_itself(name: str, options: dict) -> None:
+    model = zoo.build(name, **options).eval()
+    x = image(model, (33, 47), batch=3)
+    together = model(x)
+    assert torch.equal(together, model(x))
+    torch.testing.assert_close(together[1:2], model(x[1:2]), rtol=1e-4, atol=1e-5)
+
+
+@every_variant
+def test_weights_travel_by_state_dict(name: str, options: dict) -> None:
+    one, other = (zoo.build(name, **options).eval() for _ in range(2))
+    x = image(one, (33, 47))
+    assert not torch.equal(one(x), other(x))
+    other.load_state_dict(one.state_dict(), strict=True)
+    assert torch.equal(one(x), other(x))
+
+
+@every_variant
+def test_channels_last_changes_nothing(name: str, options: dict) -> None:
+    model = zoo.build(name, **options).eval()
+    x = image(model, (33, 47), batch=2)
+    expected = model(x)
+    last = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-5)
+
+
+@every_variant
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_trace_serves_every_size_and_batch(name: str, options: dict) -> None:
+    model = zoo.build(name, **options).eval()
+    traced = torch.jit.trace(model, image(model, (40, 40)))
+    for size in SIZES:
+        x = image(model, size, batch=2)
+        torch.testing.assert_close(traced(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@every_variant
+def test_export(name: str, options: dict) -> None:
+    model = zoo.build(name, **options).eval()
+    x = image(model, (33, 47))
+    exported = torch.export.export(model, (x,)).module()
+    torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)

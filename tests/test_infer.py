@@ -1,0 +1,293 @@
+"""If these break, the one line that a stranger types after training gives nothing, or wrong files."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import infer
+import zoo
+from zoo.core import checkpoint, inference
+from zoo.core.checkpoint import Checkpoint
+from zoo.core.config import Preprocess
+from zoo.core.masks import Labels, palette, rle_decode, unpack
+from zoo.core.predictor import Predictor
+
+BONES = Labels("multilabel", ("finger-1", "Radius", "a/b c"), palette(3))
+ROAD = Labels("multiclass", ("sky", "road", "car"), palette(3), (3, 40, 200))
+NUCLEUS = Labels("binary", ("nucleus",), palette(1), (5, 9))
+
+
+def save(path: Path, labels: Labels = BONES, arch: str = "unetpp", tile: bool = False) -> Path:
+    """A checkpoint of a tiny untrained model, whose masks have something of every class."""
+    torch.manual_seed(0)
+    build = {"num_classes": labels.num_classes, "in_channels": 1, "encoder": None, "width": 2}
+    model = zoo.build(arch, **build)
+    preprocess = Preprocess(1, (0.5,), (0.1,), (36, 36), tile)
+    checkpoint.write(path, Checkpoint(arch, build, labels, preprocess, model.state_dict(), {"arch": arch}))
+    return path
+
+
+def picture(path: Path, height: int = 40, width: int = 52, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4), dtype=np.uint8)
+    cv2.imwrite(str(path), cv2.resize(noise, (width, height)))
+    return path
+
+
+def run(*words: object) -> int:
+    """infer.py in this process, on the CPU in float32."""
+    return infer.main([*map(str, words), "--device", "cpu", "--amp", "off"])
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Three images, one of them in a sub-folder under the name of another."""
+    for i, name in enumerate(("a.png", "b.jpg", "deep/er/a.png")):
+        picture(tmp_path / "in" / name, 40 + 4 * i, 52, i)
+    (tmp_path / "in" / "notes.txt").write_text("not an image")
+    (tmp_path / "in" / "._a.png").write_bytes(b"what some systems leave behind")
+    return tmp_path / "in"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_multilabel_writes_bits_planes_overlays_and_csv(tmp_path: Path, images: Path) -> None:
+    model, out = save(tmp_path / "best.pt"), tmp_path / "out"
+    assert run(model, "--input", images, "--out", out, "--csv", tmp_path / "csv" / "x.csv", "--planes") == 0
+    names = ["a", "b", "deep/er/a"]
+    classes = ["Radius", "a_b c", "finger-1"]
+    assert files(out / "masks") == [f"{name}.npz" for name in names]
+    assert files(out / "overlays") == [f"{name}.png" for name in names]
+    assert files(out / "planes") == [f"{name}/{c}.png" for name in names for c in classes]
+    assert files(tmp_path / "csv") == ["x.csv"]
+
+    predict = Predictor.from_checkpoint(model, "cpu", "off")
+    with open(tmp_path / "csv" / "x.csv", newline="") as f:
+        rows = list(csv.reader(f))
+    assert rows[0] == ["image_name", "class", "rle"]
+    labels = ["a.png", "b.jpg", "deep/er/a.png"]  # base names, but for the one that is there twice
+    assert [row[:2] for row in rows[1:]] == [[label, c] for label in labels for c in BONES.names]
+    for i, (name, file) in enumerate(zip(names, labels, strict=True)):
+        with np.load(out / "masks" / f"{name}.npz") as held:  # which refuses pickled objects
+            bits, held_names = held["bits"], held["names"]
+        image = inference.read_image(images / file, 1)
+        assert tuple(held_names) == BONES.names
+        assert bits.dtype == np.int32
+        assert np.array_equal(bits, predict(image))
+        assert bits.any()
+        for k, plane in enumerate(unpack(bits, 3)):
+            file_name = inference.file_names(BONES.names)[k]
+            written = cv2.imread(str(out / "planes" / name / f"{file_name}.png"), cv2.IMREAD_UNCHANGED)
+            assert np.array_equal(written, plane * np.uint8(255))
+            assert np.array_equal(rle_decode(rows[1 + 3 * i + k][2], plane.shape), plane)
+        assert cv2.imread(str(out / "overlays" / f"{name}.png")).shape == (*image.shape, 3)
+
+
+def test_multiclass_and_binary_write_the_datasets_own_values(tmp_path: Path) -> None:
+    image = picture(tmp_path / "x.png", 50, 60)
+    for labels in (ROAD, NUCLEUS):
+        model, out = save(tmp_path / "best.pt", labels), tmp_path / labels.task
+        assert run(model, "--input", image, "--out", out, "--csv", out / "x.csv", "--no-overlays") == 0
+        assert files(out) == ["masks/x.png", "x.csv"]
+        values = cv2.imread(str(out / "masks" / "x.png"), cv2.IMREAD_UNCHANGED)
+        mask = Predictor.from_checkpoint(model, "cpu", "off")(inference.read_image(image, 1))
+        assert values.dtype == np.uint8
+        assert values.shape == (50, 60)
+        assert np.array_equal(values, np.array(labels.index)[mask])
+        assert len(np.unique(values)) > 1
+        rows = (out / "x.csv").read_text().splitlines()[1:]
+        assert [row.split(",")[1] for row in rows] == list(labels.names)
+        first = mask == (1 if labels.task == "binary" else 0)
+        assert np.array_equal(rle_decode(rows[0].split(",")[2], mask.shape), first)
+
+
+def test_values_beyond_255_make_a_16_bit_file() -> None:
+    labels = Labels("multiclass", ("a", "b"), palette(2), (7, 26001))
+    values = inference.file_values(np.array([[0, 1]], np.uint8), labels)
+    assert values.dtype == np.uint16
+    assert values.tolist() == [[7, 26001]]
+
+
+def test_run_lengths_down_the_columns(tmp_path: Path) -> None:
+    image, model = picture(tmp_path / "x.png"), save(tmp_path / "best.pt")
+    for order in "CF":
+        words = ("--csv", tmp_path / order, "--rle-order", order)
+        assert run(model, "--input", image, "--out", tmp_path, *words) == 0
+    c, f = ([row.split(",")[2] for row in (tmp_path / x).read_text().splitlines()[1:]] for x in "CF")
+    assert c != f
+    for by_row, by_column in zip(c, f, strict=True):
+        assert np.array_equal(rle_decode(by_row, (40, 52)), rle_decode(by_column, (40, 52), "F"))
+
+
+def test_unet_by_tiles(tmp_path: Path) -> None:
+    image = picture(tmp_path / "x.png", 50, 61)
+    assert run(save(tmp_path / "m.pt", ROAD, "unet", True), "--input", image, "--out", tmp_path / "out") == 0
+    assert cv2.imread(str(tmp_path / "out" / "masks" / "x.png"), -1).shape == (50, 61)
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_names_that_would_meet_stay_apart(tmp_path: Path) -> None:
+    for name in ("x.png", "x.jpg", "s/x.png", "t/y.PNG", "masks/m.png"):
+        picture(tmp_path / name)
+    items = inference.find_images(tmp_path, tmp_path / "elsewhere")
+    assert [(i.name, i.label) for i in items] == [
+        ("masks/m", "m.png"), ("s/x", "s/x.png"), ("t/y", "y.PNG"), ("x.jpg", "x.jpg"), ("x.png", "x.png"),
+    ]  # fmt: skip
+    names = inference.file_names(["a", "A", "b/c", "b:c", "..", "é-1"])
+    assert names == ["a_0", "A_1", "b_c_2", "b_c_3", "_", "é-1"]
+
+
+def test_a_second_run_does_not_take_its_own_results_for_input(tmp_path: Path, images: Path) -> None:
+    model = save(tmp_path / "best.pt", ROAD)
+    for _ in range(2):
+        assert run(model, "--input", images, "--out", images) == 0
+    assert files(images / "overlays") == ["a.png", "b.png", "deep/er/a.png"]
+    assert inference.find_images(images / "overlays", images), "but it may be told to"
+
+
+def test_a_data_sets_own_masks_are_safe(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    image = picture(tmp_path / "data" / "images" / "x.png").parent
+    truth = picture(tmp_path / "data" / "masks" / "x.png")
+    before = truth.read_bytes()
+    assert run(save(tmp_path / "m.pt", ROAD), "--input", image, "--out", tmp_path / "data") == 2
+    assert "masks would be lost" in capsys.readouterr().err
+    assert truth.read_bytes() == before
+
+
+# ---------------------------------------------------------------- what bad input gets
+
+
+def one_line(capsys: pytest.CaptureFixture) -> str:
+    """The only line on standard error."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_broken_images_are_reported_and_do_not_stop_the_others(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (images / "a0_empty.png").write_bytes(b"")
+    (images / "a1_torn.png").write_bytes((images / "a.png").read_bytes()[:200])
+    model, out = save(tmp_path / "best.pt"), tmp_path / "out"
+    assert run(model, "--input", images, "--out", out, "--csv", out / "x.csv") == 1
+    said = capsys.readouterr()
+    failed = [line for line in said.err.splitlines() if line]
+    assert len(failed) == 2
+    assert all(line.startswith("failed: ") for line in failed)
+    assert "a0_empty.png" in failed[0]
+    assert "a1_torn.png" in failed[1]
+    assert "3 of 5 images written" in said.out
+    assert files(out / "masks") == ["a.npz", "b.npz", "deep/er/a.npz"]
+    assert len((out / "x.csv").read_text().splitlines()) == 1 + 3 * 3
+
+
+def test_usage_mistakes_end_with_2_before_anything_is_written(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model, out = save(tmp_path / "best.pt"), tmp_path / "out"
+    (tmp_path / "no_images").mkdir()
+    (tmp_path / "file").write_text("")
+    cases = [
+        ((tmp_path / "none.pt", "--input", images, "--out", out), "none.pt"),
+        ((images / "a.png", "--input", images, "--out", out), "a.png"),
+        ((model, "--input", tmp_path / "nowhere", "--out", out), "nowhere: no such file or folder"),
+        ((model, "--input", tmp_path / "no_images", "--out", out), "no images here"),
+        ((model, "--input", images, "--out", tmp_path / "file"), "cannot make this folder"),
+        ((model, "--input", images, "--out", out, "--csv", images), "is a folder; give a file name"),
+    ]
+    for words, message in cases:
+        assert run(*words) == 2
+        line = one_line(capsys)
+        assert line.startswith("infer.py: ")
+        assert message in line
+    assert not files(out) if out.exists() else True
+    assert infer.main([str(model), "--input", str(images), "--out", str(out), "--device", "cudda"]) == 2
+    assert "nearest: cuda" in one_line(capsys)
+    enough = [model, "--input", images, "--out", out]
+    for words in ([], enough[:1], enough[:3], [*enough, "--frob"], [*enough, "--rle-order", "Z"]):
+        with pytest.raises(SystemExit) as stop:
+            infer.main([*map(str, words)])
+        assert stop.value.code == 2
+
+
+def test_a_full_disk_stops_the_run_and_says_so(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    model, out = save(tmp_path / "best.pt"), tmp_path / "out"
+    monkeypatch.setattr(os, "fsync", full)
+    assert run(model, "--input", images, "--out", out, "--csv", out / "x.csv") == 1
+    said = capsys.readouterr()
+    assert "a.npz: cannot save (No space left on device)" in said.err
+    assert "0 of 3 images written" in said.out
+    assert files(out) == ["x.csv"]
+
+
+def test_interrupted_keeps_what_was_done(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    read = inference.read_image
+
+    def second_is_interrupted(path: Path, channels: int | None = None) -> np.ndarray:
+        if path.name == "b.jpg":
+            raise KeyboardInterrupt
+        return read(path, channels)
+
+    monkeypatch.setattr(inference, "read_image", second_is_interrupted)
+    model, out = save(tmp_path / "best.pt"), tmp_path / "out"
+    (out / "x.csv").parent.mkdir()
+    (out / "x.csv").write_text("an older one")
+    assert run(model, "--input", images, "--out", out, "--csv", out / "x.csv") == 130
+    assert "1 of 3 images written" in capsys.readouterr().out
+    assert len((out / "x.csv").read_text().splitlines()) == 1 + 3
+    assert files(out) == ["masks/a.npz", "overlays/a.png", "x.csv"]
+
+
+def test_out_of_memory_is_a_line(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def huge(self: Predictor, image: np.ndarray) -> np.ndarray:
+        raise MemoryError
+
+    monkeypatch.setattr(Predictor, "__call__", huge)
+    assert run(save(tmp_path / "best.pt"), "--input", images, "--out", tmp_path / "out") == 1
+    assert capsys.readouterr().err.count("not enough memory") == 3
+
+
+# ---------------------------------------------------------------- the door itself
+
+
+def test_as_a_command(tmp_path: Path) -> None:
+    """In a process of its own, where nothing but the command line is given."""
+    image, model = picture(tmp_path / "x.png"), save(tmp_path / "best.pt")
+    words = [infer.__file__, str(model), "--input", str(image), "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 images written" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_option_list() -> None:
+    """Options are a promise: add here what is added there."""
+    options = {word for action in infer.parser()._actions for word in action.option_strings}
+    assert options == {
+        "-h", "--help", "--input", "--out", "--csv", "--rle-order", "--planes", "--no-overlays",
+        "--device", "--amp",
+    }  # fmt: skip

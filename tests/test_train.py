@@ -1,0 +1,140 @@
+"""If these break, a flag of train.py does nothing, or a mistake of the user's ends in a stack trace."""
+
+import argparse
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import zoo
+from train import flags_of, main, parser
+from zoo.core.config import TrainConfig
+
+FLAGS = (
+    "--arch --ds --opt --encoder --pretrained --weights --recipe --data --val-fraction --fold --task "
+    "--ignore --size --epochs --batch --accumulate --lr --optimizer --momentum --weight-decay "
+    "--schedule --warmup --clip --patience --loss --augment --amp --workers --seed --limit-train "
+    "--limit-val --device --out --resume "
+).split()
+
+
+def options() -> list[argparse.Action]:
+    return [a for a in parser()._actions if a.dest != "help"]
+
+
+def test_the_option_list_is_frozen() -> None:
+    """A flag is a promise: adding or renaming one is a decision, made here."""
+    assert sorted(a.option_strings[0] for a in options()) == sorted(FLAGS)
+
+
+def test_every_flag_reaches_the_configuration() -> None:
+    fields = {*TrainConfig().to_dict()} - {"options"}
+    assert {a.dest for a in options()} - {"ds", "opt", "out", "resume"} == fields
+
+
+def test_help_groups_the_flags_and_shows_defaults(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as e:
+        main(["--help"])
+    assert e.value.code == 0
+    text = capsys.readouterr().out
+    for group in ("model:", "data:", "optimisation:", "machine:", "run:"):
+        assert group in text
+    for a in options():
+        assert a.help
+        if (default := getattr(TrainConfig(), a.dest, None)) not in (None, False, ()):
+            shown = "x".join(map(str, default)) if isinstance(default, tuple) else str(default)
+            assert f"(default: {shown})" in " ".join(text.split()), a.dest
+
+
+def test_values_are_read_as_typed() -> None:
+    argv = "--ds --opt width=8 --opt norm=none --opt x=0.5 --opt y=true --size 96x128 --fold 1/5"
+    argv += " --ignore 3 --ignore 4"
+    flags = flags_of(parser().parse_args(argv.split()))
+    assert flags == {
+        "options": {"width": 8, "norm": None, "x": 0.5, "y": True, "deep_supervision": True},
+        "size": (96, 128), "fold": (1, 5), "ignore": (3, 4),
+    }
+
+
+def small(data: Path, out: Path) -> list[str]:
+    flags = f"--data folder:{data} --opt width=2 --size 32 --epochs 1 --workers 0 --amp off --out {out}"
+    return flags.split()
+
+
+def test_a_run_and_its_resumption(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "run"
+    assert main([*small(shapes, out), "--ds"]) == 0
+    said = capsys.readouterr().out
+    for expected in ("configuration", "deep_supervision=True", "epoch 1/1", "disc", "infer.py", "best.pt"):
+        assert expected in said
+    assert main(["--resume", str(out), "--epochs", "2"]) == 0
+    assert [json.loads(x)["epoch"] for x in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    assert zoo.load(out / "best.pt").deep_supervision
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--arch unetp", "unetpp"),
+        ("--arch unet --ds", "deep_supervision"),
+        ("--opt widht=4", "width"),
+        ("--encoder resnet34", "encoder"),
+        ("--pretrained", "pretrained"),
+        ("--recipe papers", "paper"),
+        ("--data fodler:x", "folder"),
+        ("--data folder:/nowhere/at/all", "/nowhere/at/all"),
+        ("--loss dise", "dice"),
+        ("--augment flipp", "flip"),
+        ("--optimizer adam", "--optimizer"),
+        ("--size 8", "17x17"),
+        ("--weights none.pt", "none.pt"),
+        ("--resume nowhere", "nowhere"),
+        ("--lr -1", "--lr"),
+        ("--epochs 0", "--epochs"),
+        ("--device cuda:99", "cuda:99"),
+        ("--task multilable", "multilabel"),
+    ],
+)
+def test_a_mistake_is_one_line_with_what_to_do(
+    flags: str, expected: str, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    given = flags.split()
+    base = ["--data", f"folder:{shapes}"] if "--data" not in given and "--resume" not in given else []
+    out = [] if "--resume" in given else ["--out", str(tmp_path / "run")]
+    assert main([*base, *given, *out]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("train.py: ")
+    assert expected in captured.err
+    assert not (tmp_path / "run").exists(), "nothing is left of a run that could not start"
+
+
+def test_a_flag_that_argparse_refuses_exits_with_2(capsys: pytest.CaptureFixture) -> None:
+    for flags in (["--size", "big"], ["--fold", "3"], ["--opt", "width"], ["--no-such-flag"]):
+        with pytest.raises(SystemExit) as e:
+            main(flags)
+        assert e.value.code == 2
+    capsys.readouterr()
+
+
+def test_resuming_as_another_run_is_refused(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    assert main(small(shapes, out)) == 0
+    for flags in (["--arch", "unet"], ["--data", "phantom"]):
+        assert main(["--resume", str(out), *flags]) == 2
+        assert "was started with" in capsys.readouterr().err
+
+
+def test_a_broken_file_stops_before_training(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    mask = cv2.imread(str(shapes / "masks" / "03.png"), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(shapes / "masks" / "03.png"), np.where(mask == 2, 7, mask).astype(np.uint8))
+    assert main(small(shapes, tmp_path / "run")) == 2
+    message = capsys.readouterr().err
+    assert "03.png" in message
+    assert "7" in message
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,162 @@
+"""Train any architecture of the zoo: `python train.py --arch unetpp --ds`.  See --help."""
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from zoo import names
+from zoo.core import checkpoint
+from zoo.core.config import AMP, OPTIMIZERS, SCHEDULES, TrainConfig
+from zoo.core.display import Display
+from zoo.core.recipes import RESUMABLE, resolve, resume
+from zoo.core.trainer import Interrupted, Trainer, choose_folder
+from zoo.core.transforms import WORDS
+from zoo.errors import InputError
+
+DEFAULTS = {f.name: getattr(TrainConfig(), f.name) for f in fields(TrainConfig)}
+
+
+def size(text: str) -> tuple[int, int]:
+    """`256` or `256x384` (height x width)."""
+    h, _, w = text.partition("x")
+    return int(h), int(w or h)
+
+
+def fold(text: str) -> tuple[int, int]:
+    """`0/5`."""
+    i, n = text.split("/")
+    return int(i), int(n)
+
+
+def option(text: str) -> tuple[str, bool | int | float | str | None]:
+    """`width=16`: the value as a number, true, false or none where it reads as one."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: write key=value")
+    words = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return key, words[value.lower()]
+    for number in (int, float):
+        try:
+            return key, number(value)
+        except ValueError:
+            pass
+    return key, value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; a flag that is not given is left to the data, the recipe or the default."""
+    p = argparse.ArgumentParser(
+        prog="train.py",
+        description="Train a segmentation network. Settings come from the defaults shown, then the data set, "
+        "then the recipe, then these flags; the result is printed and saved in the run folder.",
+        argument_default=argparse.SUPPRESS,
+    )
+
+    def add(group: argparse._ArgumentGroup, flag: str, what: str, **how: object) -> None:
+        name = flag.removeprefix("--").replace("-", "_")
+        default = DEFAULTS.get(name)
+        if isinstance(default, tuple):
+            default = "x".join(str(v) for v in default)
+        shown = f" (default: {default})" if default not in (None, "", False) else ""
+        group.add_argument(flag, help=what + shown, **how)  # type: ignore[arg-type]
+
+    g = p.add_argument_group("model")
+    add(g, "--arch", f"one of {', '.join(names())}", metavar="NAME")
+    add(g, "--ds", "deep supervision, where the architecture has it", action="store_true")
+    add(g, "--opt", "an architecture's own option; may be repeated", metavar="KEY=VALUE", type=option,
+        action="append")
+    add(g, "--encoder", "encoder, where the architecture takes one", metavar="NAME")
+    add(g, "--pretrained", "start the encoder from its ImageNet weights", action="store_true")
+    add(g, "--weights", "start from the weights of this checkpoint", metavar="PATH")
+    g = p.add_argument_group("data")
+    add(g, "--data", "phantom, folder:PATH or handbone:PATH", metavar="SOURCE")
+    add(g, "--task", "multilabel, multiclass or binary; read from the data where it can be", metavar="TASK")
+    add(g, "--ignore", "mask value to leave out; may be repeated", metavar="VALUE", type=int, action="append")
+    add(g, "--val-fraction", "share of data without a split that validates", metavar="SHARE", type=float)
+    add(g, "--fold", "validate on part I of N, counted from 0", metavar="I/N", type=fold)
+    add(g, "--limit-train", "train on at most this many images", metavar="N", type=int)
+    add(g, "--limit-val", "validate on at most this many images", metavar="N", type=int)
+    add(g, "--size", "pixels of the network's output: S or HxW", metavar="SIZE", type=size)
+    add(g, "--augment", f"none, default, or words joined by +: {' '.join(WORDS)}", metavar="WORDS")
+    g = p.add_argument_group("optimisation")
+    add(g, "--recipe", "default, or paper: as the architecture was published", metavar="NAME")
+    add(g, "--epochs", "passes over the training images", metavar="N", type=int)
+    add(g, "--batch", "images a step on the device at once", metavar="N", type=int)
+    add(g, "--accumulate", "batches summed into one optimizer step", metavar="N", type=int)
+    add(g, "--optimizer", " or ".join(OPTIMIZERS), metavar="NAME")
+    add(g, "--lr", "learning rate after warm-up", metavar="RATE", type=float)
+    add(g, "--momentum", "momentum of sgd", metavar="M", type=float)
+    add(g, "--weight-decay", "on weights, not on biases and norms", metavar="D", type=float)
+    add(g, "--schedule", ", ".join(SCHEDULES), metavar="NAME")
+    add(g, "--warmup", "epochs of linear warm-up", metavar="EPOCHS", type=float)
+    add(g, "--clip", "largest norm of the gradient; 0: off", metavar="NORM", type=float)
+    add(g, "--patience", "epochs without a better score before it stops; 0: off", metavar="EPOCHS", type=int)
+    add(g, "--loss", "terms joined by +, with weights: 0.5*bce+dice; terms: bce dice ce focal weighted_ce "
+        "(default: bce+dice, or ce+dice for multiclass)", metavar="SPEC")
+    g = p.add_argument_group("machine")
+    add(g, "--amp", f"half precision: {', '.join(AMP)}; auto: bf16 if the processor has it", metavar="WORD")
+    add(g, "--workers", "processes that load data; 0: load in the training process", metavar="N", type=int)
+    add(g, "--seed", "every random choice follows from it", metavar="N", type=int)
+    add(g, "--device", "auto, cpu, cuda or cuda:N", metavar="DEVICE")
+    g = p.add_argument_group("run")
+    add(g, "--out", "new folder for the run (default: runs/ARCH-DATA, numbered)", metavar="DIR", type=Path)
+    add(g, "--resume", f"go on with the run in this folder; only {', '.join(RESUMABLE)} may be given besides",
+        metavar="DIR", type=Path)
+    return p
+
+
+def flags_of(args: argparse.Namespace) -> dict:
+    """The TrainConfig fields that were given."""
+    flags = {k: v for k, v in vars(args).items() if k not in ("ds", "opt", "out", "resume")}
+    options = dict(getattr(args, "opt", []))
+    if hasattr(args, "ds"):
+        options["deep_supervision"] = True
+    if options:
+        flags["options"] = options
+    if "ignore" in flags:
+        flags["ignore"] = tuple(flags["ignore"])
+    return flags
+
+
+def run(args: argparse.Namespace, display: Display) -> None:
+    """Start or resume a run, and say where things are when it ends."""
+    flags = flags_of(args)
+    if hasattr(args, "resume"):
+        if hasattr(args, "out"):
+            raise InputError("--out and --resume: a resumed run stays in its folder; give one of them")
+        out = args.resume
+        state = checkpoint.read(out / "last.pt")
+        config = resume(TrainConfig.from_dict(state.config), flags, str(out))
+        trainer = Trainer(config, out, display, resume=state)
+        display.note(f"resuming {out} after epoch {trainer.progress.epoch}, step {trainer.progress.step}")
+    else:
+        config, origins = resolve(flags)
+        out = choose_folder(getattr(args, "out", None), config)
+        trainer = Trainer(config, out, display)
+        display.settings(trainer.describe(origins))
+    try:
+        trainer.fit()
+    except Interrupted:
+        display.note(f"stopped and saved; go on with: python train.py --resume {out}")
+        raise
+    display.done(out, config.data, trainer.progress.best, trainer.progress.best_epoch)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 done, 130 interrupted, 2 wrong input."""
+    args = parser().parse_args(argv)
+    display = Display()
+    try:
+        run(args, display)
+    except InputError as e:
+        print(f"train.py: {e}", file=sys.stderr)
+        return 2
+    except (Interrupted, KeyboardInterrupt):
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""`python -m zoo` prints every architecture; `python -m zoo VERB …` neither trains nor infers.
+
+A verb is a row of VERBS: a line of help, the function that adds its arguments, the thin one that runs it.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+import zoo
+from zoo.errors import InputError
+
+
+class Verb(NamedTuple):
+    """One command: a line of help, a function that adds its arguments to a parser, and one that runs it."""
+
+    summary: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace, Console], None]
+
+
+def table() -> Table:
+    """Every architecture that `zoo.build` knows, all options at their defaults."""
+    caption = "all options at their defaults; MACs for an output of 512×512"
+    rows = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=caption)
+    for column in ("name", "paper", "year", "encoders", "parameters", "MACs", "note"):
+        free = column in ("paper", "encoders")  # these may break into lines, the others stay whole
+        right = column in ("parameters", "MACs")
+        rows.add_column(column, justify="right" if right else "left", no_wrap=not free, overflow="fold")
+    for name in zoo.names():
+        about = zoo.describe(name)
+        rows.add_row(
+            name,
+            about.title,
+            str(about.year),
+            ", ".join(about.encoders) or "–",
+            f"{about.parameters:,}",
+            f"{about.macs / 1e9:.1f} G",
+            about.note,
+        )
+    return rows
+
+
+def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, metavar="OUT", help="new or empty folder to write")
+    parser.add_argument("--count", type=int, default=100, metavar="N", help="number of hands, two a person")
+    parser.add_argument("--size", type=int, default=512, metavar="S", help="height and width in pixels")
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="the same seed gives the same hands")
+
+
+def _phantom(arguments: argparse.Namespace, console: Console) -> None:
+    from zoo.core import phantom
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("drawing hands", total=arguments.count)
+        phantom.write(
+            arguments.out,
+            arguments.count,
+            arguments.size,
+            arguments.seed,
+            progress=lambda done, _: bar.update(task, completed=done),
+        )
+    done = f"{arguments.count} hands in {arguments.out}; to train on them: --data handbone:{arguments.out}"
+    console.print(done, markup=False, highlight=False, soft_wrap=True)
+
+
+VERBS = {
+    "phantom": Verb("write drawn hand radiographs in the hand-bone layout", _phantom_arguments, _phantom),
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 after one line on what is wrong with the user's words or files."""
+    parser = argparse.ArgumentParser(prog="python -m zoo", description="Without a verb: every architecture.")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    for name, verb in VERBS.items():
+        verb.arguments(
+            verbs.add_parser(
+                name,
+                help=verb.summary,
+                description=verb.summary[0].upper() + verb.summary[1:] + ".",
+                formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            )
+        )
+    arguments = parser.parse_args(words)
+    try:
+        console = Console() if sys.stdout.isatty() else Console(width=160)  # whole lines for files and pipes
+        if arguments.verb is None:
+            console.print(table())
+        else:
+            VERBS[arguments.verb].run(arguments, console)
+    except (InputError, OSError) as problem:
+        sys.stderr.write(f"zoo: {problem}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""UNet++ (Zhou et al., 2018; 2020): a triangle of nodes between encoder and decoder, with four heads.
+
+New: each skip connection becomes a row of densely joined convolutions, which bring the encoder's maps closer
+to the decoder's before they meet.  U-Nets of every depth share one encoder; trained with a head each ("deep
+supervision"), any of them can be cut out and used alone.
+
+Read beside papers/unetpp.md and Fig. 1 of 2018.  N batch, K classes, (H, W) the size of the input, width
+32; x[i, j] is the papers' X^{i,j}: i counts down-samplings, j the steps along a row.
+Departs from the papers: eval with supervision averages the heads' logits (theirs: the heads' sigmoids); any
+size from 17×17 on (theirs: multiples of 16), for which D rounds up and `crop` cuts the surplus; `norm` is
+ours.  There is no dropout and no weight decay: the papers name none, though the authors' Keras code has both.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import InputError
+from zoo.layers import Output, he_normal_
+from zoo.registry import register
+
+
+def two_convs(in_channels: int, width: int, norm: str | None) -> nn.Sequential:
+    """H of Eq. 1: two 3×3 convolutions that keep the size, each with a ReLU.
+
+    norm "batch" puts a BatchNorm before each ReLU; it would cancel the convolution's bias, which goes.
+    """
+    layers: list[nn.Module] = []
+    for channels in (in_channels, width):
+        layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=norm is None))
+        if norm == "batch":
+            layers.append(nn.BatchNorm2d(width))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def crop(up: Tensor, like: Tensor) -> Tensor:
+    """`up` without its last row or column where `like` is odd and has one less.
+
+    Nothing is shifted or stretched.  A negative padding, not a slice or a branch: only so can an exporter
+    for every size know that the result has the size of `like`.
+    """
+    return F.pad(up, (0, like.shape[-1] - up.shape[-1], 0, like.shape[-2] - up.shape[-2]))
+
+
+class EncoderNode(nn.Module):
+    """Eq. 1, j = 0: X^{i,0} = H(D(X^{i-1,0})), D a 2×2 maximum; X^{0,0} takes the image as it is."""
+
+    def __init__(self, in_channels: int, width: int, norm: str | None, *, first: bool) -> None:
+        super().__init__()
+        self.d = nn.Identity() if first else nn.MaxPool2d(2, ceil_mode=True)
+        self.h = two_convs(in_channels, width, norm)
+
+    def forward(self, above: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, width, h/2, w/2), rounded up."""
+        return self.h(self.d(above))
+
+
+class Node(nn.Module):
+    """Eq. 1, j > 0: X^{i,j} = H([X^{i,0}, …, X^{i,j-1}, U(X^{i+1,j-1})]), U a 2×2 up-convolution."""
+
+    def __init__(self, j: int, width: int, norm: str | None) -> None:
+        super().__init__()
+        self.u = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.h = two_convs((j + 1) * width, width, norm)
+
+    def forward(self, row: list[Tensor], below: Tensor) -> Tensor:
+        """j maps (N, width, h, w) and one (N, 2·width, h/2, w/2) -> (N, width, h, w)."""
+        up = crop(self.u(below), row[0])                        # (N, width, h, w)
+        return self.h(torch.cat([*row, up], 1))                 # (N, width, h, w)
+
+
+@register(
+    "unetpp",
+    title="UNet++: A Nested U-Net Architecture for Medical Image Segmentation",
+    authors="Zongwei Zhou, Md Mahfuzur Rahman Siddiquee, Nima Tajbakhsh, Jianming Liang",
+    year=2018,
+    url="https://arxiv.org/abs/1807.10165",
+    note="papers/unetpp.md",
+)
+class UNetPP(nn.Module):
+    """Fig. 1a: the nodes X^{i,j} with i + j <= level, width·2^i channels in row i, a 1×1 head on X^{0,level}.
+
+    width: channels of row 0; 32 is the papers'.
+    norm: None as in the papers, or "batch".
+    deep_supervision: a head on each of X^{0,1}, …, X^{0,level}; eval returns the mean of them all.
+    level: 4 is the whole network; 3, 2, 1 are the papers' pruned L3, L2, L1, to be trained alone.
+    """
+
+    aux_weights: tuple[float, ...] = ()  # of an instance with supervision: (1, 1, 1), the 2020 paper's eta
+    margin = 0
+    min_size, size_step = 17, 1  # 17: the deepest map is 2×2, on which BatchNorm can train with N = 1
+
+    def __init__(
+        self,
+        num_classes: int = 1,
+        in_channels: int = 3,
+        *,
+        width: int = 32,
+        norm: str | None = None,
+        deep_supervision: bool = False,
+        level: int = 4,
+    ) -> None:
+        super().__init__()
+        if width < 1 or norm not in (None, "batch") or level not in (1, 2, 3, 4):
+            raise InputError(
+                f"unetpp: width {width} must be >= 1, norm {norm!r} must be None or 'batch', "
+                f"level {level} must be 1, 2, 3 or 4"
+            )
+        self.num_classes, self.in_channels = num_classes, in_channels
+        self.width, self.norm, self.deep_supervision, self.level = width, norm, deep_supervision, level
+
+        widths = [width * 2**i for i in range(level + 1)]       # 32, 64, 128, 256, 512
+        self.x = nn.ModuleDict()
+        for i, (above, here) in enumerate(zip([in_channels, *widths[:-1]], widths, strict=True)):
+            self.x[f"{i}0"] = EncoderNode(above, here, norm, first=i == 0)
+        for j in range(1, level + 1):
+            for i in range(level + 1 - j):
+                self.x[f"{i}{j}"] = Node(j, widths[i], norm)
+
+        supervised = range(1, level + 1) if deep_supervision else [level]
+        self.heads = nn.ModuleDict({f"{j}": nn.Conv2d(width, num_classes, 1) for j in supervised})
+        self.aux_weights = (1.0,) * (len(self.heads) - 1)
+        self.min_size = 2**level + 1
+        he_normal_(self)
+
+    def forward(self, image: Tensor) -> Tensor | Output:
+        """(N, C, H, W) -> logits (N, K, H, W)."""
+        x: dict[tuple[int, int], Tensor] = {}
+        for i in range(self.level + 1):
+            x[i, 0] = self.x[f"{i}0"](x[i - 1, 0] if i else image)          # (N, 32·2^i, H/2^i, W/2^i)
+        for j in range(1, self.level + 1):
+            for i in range(self.level + 1 - j):
+                row = [x[i, k] for k in range(j)]
+                x[i, j] = self.x[f"{i}{j}"](row, x[i + 1, j - 1])           # (N, 32·2^i, H/2^i, W/2^i)
+
+        *aux, logits = [head(x[0, int(j)]) for j, head in self.heads.items()]   # each (N, K, H, W)
+        if self.training:
+            return Output(logits, tuple(aux))
+        return sum(aux, logits) / len(self.heads)
+
+    def prune(self, level: int) -> "UNetPP":
+        """Fig. 1c, "fast mode": a new network of the nodes with i + j <= level and the head on X^{0,level}.
+
+        Its weights are copies; its output is that head's output in this network, bit for bit.
+        """
+        if not self.deep_supervision:
+            raise InputError("prune: build the network with deep_supervision=True; this one has one head")
+        if level not in range(1, self.level + 1):
+            raise InputError(f"prune: level {level!r} must be between 1 and {self.level}, the network's own")
+        with torch.device("meta"):
+            small = UNetPP(self.num_classes, self.in_channels, width=self.width, norm=self.norm, level=level)
+        weights = self.state_dict()
+        small.load_state_dict({key: weights[key].clone() for key in small.state_dict()}, assign=True)
+        return small.train(self.training)

@@ -1,0 +1,161 @@
+"""Checkpoints: one file that holds a run whole, written so that no kill or full disk costs the last one.
+
+A file is a dict of tensors and plain types alone, read with `weights_only=True`: it cannot run code.
+"""
+
+import io
+import os
+import pickle
+import random
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo import registry
+from zoo.core.config import Preprocess
+from zoo.core.masks import Labels
+from zoo.errors import InputError
+
+FORMAT = "zoo checkpoint 1"
+
+
+@dataclass
+class Checkpoint:
+    """A model with all that using it needs; `training` holds what resuming needs besides.
+
+    build: keywords of `zoo.build` that make the model again.  model: its state dict.  config: the run's.
+    """
+
+    arch: str
+    build: dict
+    labels: Labels
+    preprocess: Preprocess
+    model: dict[str, Tensor]
+    config: dict
+    training: dict = field(default_factory=dict)
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write to a temporary file beside `path`, then rename: `path` is the old file or the new, never half.
+
+    Raises InputError when the disk refuses; the file that was there stays as it was.
+    """
+    payload = {
+        "format": FORMAT,
+        **vars(checkpoint),
+        "labels": checkpoint.labels.to_dict(),
+        "preprocess": checkpoint.preprocess.to_dict(),
+    }
+    buffer = io.BytesIO()  # torch's own file writer turns a full disk into an abort; Python's raises OSError
+    torch.save(payload, buffer)
+    write_bytes(path, buffer.getbuffer())
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` so that `path` holds all of it or what it held before.  Raises InputError."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        kept = "the file that was there is intact" if path.exists() else "nothing was written"
+        what = f"{path}: cannot save ({e.strerror}); {kept}"
+        raise InputError(f"{what}: free space or choose another folder") from e
+
+
+def read(path: str | Path) -> Checkpoint:
+    """The checkpoint at `path`, tensors on the CPU.
+
+    Raises InputError for a file that is missing, truncated, not ours, or that holds pickled objects.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; give a checkpoint in it, such as {path / 'best.pt'}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        with warnings.catch_warnings():  # torch's about a stranger's pickle; it is refused below
+            warnings.simplefilter("ignore")
+            payload = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise InputError(f"{path}: refused, for it is no plain checkpoint: {_first_line(e)}") from e
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
+        raise InputError(f"{path}: cannot be read as a checkpoint ({_first_line(e)}); is it whole?") from e
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise InputError(f"{path}: not a checkpoint that train.py wrote (no entry format={FORMAT!r})")
+    del payload["format"]
+    labels = Labels.from_dict(payload.pop("labels"))
+    preprocess = Preprocess.from_dict(payload.pop("preprocess"))
+    return Checkpoint(labels=labels, preprocess=preprocess, **payload)
+
+
+def _first_line(e: Exception) -> str:
+    """The reason in torch's many lines: the one that names a global if there is one, else the first."""
+    lines = [line.strip() for line in str(e).splitlines() if line.strip()] or [type(e).__name__]
+    return next((line for line in lines if "GLOBAL" in line), lines[0])[:200]
+
+
+def model_of(checkpoint: Checkpoint) -> nn.Module:
+    """The model in eval mode with the checkpoint's weights, loaded strictly."""
+    model = registry.build(checkpoint.arch, **checkpoint.build)
+    load_strict(model, checkpoint.model, f"the {checkpoint.arch} checkpoint")
+    return model.eval()
+
+
+def load(path: str | Path) -> nn.Module:
+    """`zoo.load`: the model of the checkpoint at `path`, in eval mode, on the CPU.  Raises InputError."""
+    return model_of(read(path))
+
+
+def load_strict(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load `state` into `model`, all keys and shapes equal; else InputError with the first differences."""
+    own = model.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    extra = sorted(state.keys() - own.keys())
+    shapes = [
+        f"{k} is {tuple(state[k].shape)} there, {tuple(own[k].shape)} here"
+        for k in own.keys() & state.keys()
+        if own[k].shape != state[k].shape
+    ]
+    if missing or extra or shapes:
+        raise InputError(
+            f"{source} does not fit the model: {len(missing)} keys missing {missing[:3]}, "
+            f"{len(extra)} too many {extra[:3]}, {len(shapes)} of another shape {sorted(shapes)[:3]}"
+        )
+    model.load_state_dict(state)
+
+
+def seed_everything(seed: int) -> None:
+    """Every generator that a run may draw from, from one number."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the global one is what a library may use
+    torch.manual_seed(seed)
+
+
+def rng_state() -> dict:
+    """The state of every generator that a run may draw from, as tensors and plain types."""
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002
+    return {
+        "python": random.getstate(),
+        "numpy": {**numpy, "state": {k: np.asarray(v).tolist() for k, v in numpy["state"].items()}},
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict) -> None:
+    """Put back what `rng_state` took."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,175 @@
+"""TrainConfig: one run, frozen and flat.  Preprocess: how an image becomes the model's input."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.errors import InputError, nearest
+
+Plain = None | bool | int | float | str  # what an architecture's option can be, on a command line and in JSON
+
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "poly", "step")
+AMP = ("auto", "bf16", "fp16", "off")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a uint8 image becomes the model's input; travels with the checkpoint.
+
+    channels: 1 (grey) or 3 (RGB).  mean, std: of values 0..1, one a channel.
+    size: (h, w) of the model's output.  tile: windows of that size at the image's own scale (with the
+    model's margin around them) instead of the whole image resized to it.
+    """
+
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int]
+    tile: bool = False
+
+    def to_tensor(self, image: np.ndarray) -> Tensor:
+        """uint8 (H, W) or (H, W, 3) -> normalised float32 (channels, H, W)."""
+        return self.normalise(channels_first(image, self.channels))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """uint8 (..., C, H, W) on any device -> float32 of mean 0 and deviation 1 over the training set."""
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=x.device)[:, None, None]
+        std = torch.tensor(self.std, dtype=torch.float32, device=x.device)[:, None, None]
+        return x.float().div_(255).sub_(mean).div_(std)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain types, as a checkpoint keeps them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, d: dict) -> "Preprocess":
+        """The inverse of `to_dict` (lists become tuples again)."""
+        return cls(d["channels"], tuple(d["mean"]), tuple(d["std"]), tuple(d["size"]), d["tile"])
+
+
+def channels_first(image: np.ndarray, channels: int) -> Tensor:
+    """uint8 (H, W) or (H, W, 3) -> uint8 Tensor (channels, H, W): grey repeated, or RGB as luma (BT.601)."""
+    if image.ndim == 2:
+        planes = np.broadcast_to(image, (channels, *image.shape))
+    elif channels == 1:
+        planes = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[None]
+    else:
+        planes = np.moveaxis(image, 2, 0)
+    return torch.from_numpy(np.array(planes, order="C"))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run's numbers.  train.py's flags have the same names.
+
+    Raises InputError where a value cannot be, naming the flag.
+    """
+
+    # model
+    arch: str = "unetpp"
+    encoder: str | None = None
+    pretrained: bool | str = False
+    weights: str | None = None  # a checkpoint to start from
+    options: dict[str, Plain] = field(default_factory=dict)  # the architecture's own keywords
+    # data
+    data: str = "phantom"
+    task: str | None = None
+    ignore: tuple[int, ...] = ()
+    val_fraction: float = 0.2
+    fold: tuple[int, int] | None = None  # (i, n), counted from 0
+    limit_train: int | None = None
+    limit_val: int | None = None
+    size: tuple[int, int] = (256, 256)  # (h, w) of the model's output
+    augment: str = "default"
+    # optimisation
+    recipe: str = "default"
+    epochs: int = 50
+    batch: int = 8
+    accumulate: int = 1
+    optimizer: str = "adamw"
+    lr: float = 1e-3
+    momentum: float = 0.9  # SGD's; AdamW keeps its betas (0.9, 0.999)
+    weight_decay: float = 1e-4  # not on biases and norms
+    schedule: str = "cosine"
+    warmup: float = 1.0  # epochs
+    clip: float = 1.0  # largest gradient norm; 0: off
+    patience: int = 0  # epochs without a better score before stopping; 0: off
+    loss: str | None = None  # None: the task's default
+    # machine
+    amp: str = "auto"
+    workers: int = 1
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("amp", AMP)):
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"--{name} {value}: not known; {nearest(value, known)}")
+        for name, (holds, what) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not holds(value):
+                flag = name.replace("_", "-")
+                raise InputError(f"--{flag} {value}: must be {what}")
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain types, as config.json and checkpoints keep them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, d: dict) -> "TrainConfig":
+        """The inverse of `to_dict`; unknown keys (a newer zoo's) raise InputError."""
+        unknown = set(d) - {f.name for f in fields(cls)}
+        if unknown:
+            raise InputError(f"config key {sorted(unknown)[0]!r} is not known to this version of zoo")
+        lists = {k: tuple(v) for k, v in d.items() if isinstance(v, list)}
+        return replace(cls(), **{**d, **lists})
+
+
+def _finite(value: float) -> bool:
+    return math.isfinite(value)
+
+
+RANGES: dict[str, tuple[Callable[..., bool], str]] = {
+    "val_fraction": (lambda v: 0 < v < 1, "between 0 and 1, both excluded"),
+    "fold": (lambda v: 0 <= v[0] < v[1] and v[1] >= 2, "I/N with N at least 2 and I from 0 to N-1"),
+    "limit_train": (lambda v: v >= 1, "at least 1"),
+    "limit_val": (lambda v: v >= 1, "at least 1"),
+    "size": (lambda v: min(v) >= 1, "at least 1 pixel"),
+    "epochs": (lambda v: v >= 1, "at least 1"),
+    "batch": (lambda v: v >= 1, "at least 1"),
+    "accumulate": (lambda v: v >= 1, "at least 1"),
+    "lr": (lambda v: _finite(v) and v > 0, "above 0"),
+    "momentum": (lambda v: 0 <= v < 1, "from 0 to below 1"),
+    "weight_decay": (lambda v: _finite(v) and v >= 0, "0 or more"),
+    "warmup": (lambda v: _finite(v) and v >= 0, "0 or more epochs"),
+    "clip": (lambda v: _finite(v) and v >= 0, "0 (off) or more"),
+    "patience": (lambda v: v >= 0, "0 (off) or more epochs"),
+    "workers": (lambda v: v >= 0, "0 (load in the training process) or more"),
+    "seed": (lambda v: 0 <= v < 2**32, "from 0 to 2**32 - 1"),
+}
+
+
+def rate(step: int, total: int, warmup: int, schedule: str) -> float:
+    """The factor on `lr` at optimizer step `step` of `total`, counted from 0; `warmup` in steps.
+
+    Warm-up is linear from 1/warmup to 1.  After it, with t from 0 to 1 over the rest:
+    constant 1; cosine (1 + cos πt)/2; poly (1 - t)^0.9; step: a tenth at t = 2/3 and again at 8/9.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    t = (step - warmup) / max(1, total - warmup)
+    match schedule:
+        case "cosine":
+            return (1 + math.cos(math.pi * t)) / 2
+        case "poly":
+            return (1 - t) ** 0.9
+        case "step":
+            return 0.1 ** ((t >= 2 / 3) + (t >= 8 / 9))
+    return 1.0

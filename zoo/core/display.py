@@ -1,0 +1,130 @@
+"""What one sees of a run: a live line and tables on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from zoo.core.metrics import Scores
+
+PLAIN_SECONDS = 15.0  # between two lines where output is not a terminal
+WORST = 3  # classes marked in the table
+
+
+class Display:
+    """Everything the trainer says.  `console` is where to; by default standard output."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console()
+        self.live = self.console.is_terminal
+        self.progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TextColumn("step {task.completed}/{task.total}  {task.fields[said]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.said = 0.0
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """One line that should not be overlooked."""
+        self.console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+
+    def settings(self, rows: Iterable[tuple[str, str, str]]) -> None:
+        """The resolved configuration: (name, value, where it came from)."""
+        table = Table(title="configuration", title_justify="left", box=None, pad_edge=False)
+        for column in ("setting", "value", "from"):
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
+
+    def begin(self, epochs: int, steps: int, done: int) -> None:
+        """A run of `epochs` × `steps` optimizer steps, of which `done` lie behind."""
+        self.epochs = epochs
+        self.task = self.progress.add_task("", total=epochs * steps, completed=done, epoch="", said="")
+        self.began, self.first = time.monotonic(), done
+        if self.live:
+            self.progress.start()
+
+    def end(self) -> None:
+        """Take the live line away."""
+        if self.live:
+            self.progress.stop()
+
+    def step(self, epoch: int, step: int, loss: float, lr: float, images_per_s: float) -> None:
+        """After optimizer step `step` of the run, in `epoch` (both counted from 1)."""
+        said = f"loss {loss:.4f}  lr {lr:.2e}  {images_per_s:.1f} images/s"
+        self.progress.update(self.task, completed=step, epoch=f"{epoch}/{self.epochs}", said=said)
+        now = time.monotonic()
+        if not self.live and now - self.said > PLAIN_SECONDS:
+            total = int(self.progress.tasks[0].total or step)
+            left = (now - self.began) / max(1, step - self.first) * (total - step)
+            self.note(f"epoch {epoch}/{self.epochs}  step {step}/{total}  {said}  {left / 60:.1f} min left")
+            self.said = now
+
+    def done(self, out: Path, data: str, best: float, epoch: int) -> None:
+        """Where things are, and what to type next."""
+        kind, _, path = data.partition(":")
+        images = Path(path) / {"folder": "images", "handbone": "train/DCM"}.get(kind, "")
+        if kind == "phantom":
+            images = Path("hands")
+            self.note("next, with eight new hands to look at:")
+            self.note("  python -m zoo phantom hands --count 8 --seed 7")
+        elif not images.is_dir():
+            images = Path(path)
+        self.note(
+            f"  python infer.py {out / 'best.pt'} --input {images} --out masks\n"
+            f"best Dice {best:.4f} after epoch {epoch}: {out / 'best.pt'}\n"
+            f"every epoch: {out / 'metrics.jsonl'}; pictures: {out / 'samples'}"
+        )
+
+    def validation(self, epoch: int, loss: float, scores: Scores, best: bool) -> None:
+        """One line for the epoch, and the classes with their scores, the worst marked."""
+        dice, iou = scores.dice(), scores.iou()
+        mark = "  (best so far)" if best else ""
+        empty = int(scores.empty().sum())
+        self.note(
+            f"epoch {epoch}/{self.epochs}  loss {loss:.4f}  Dice {scores.score:.4f}  "
+            f"IoU {_mean(iou):.4f}  pooled Dice {_mean(scores.pooled_dice()):.4f}  "
+            f"pooled IoU {_mean(scores.pooled_iou()):.4f}  "
+            f"competition {_mean(scores.competition()):.4f}  empty pairs {empty}{mark}"
+        )
+        self.console.print(class_table(scores, dice, iou))
+
+
+def class_table(scores: Scores, dice: np.ndarray, iou: np.ndarray) -> Table:
+    """Classes in order, side by side in as many columns as keep the table short."""
+    names = scores.labels.names
+    worst = set(np.argsort(np.where(np.isnan(dice), np.inf, dice))[: WORST if len(names) > WORST else 0])
+    blocks = 1 if len(names) <= 12 else 3
+    rows = -(-len(names) // blocks)
+    table = Table(box=None, pad_edge=False)
+    for _ in range(blocks):
+        table.add_column("class")
+        table.add_column("Dice", justify="right")
+        table.add_column("IoU", justify="right")
+    for r in range(rows):
+        cells: list[str] = []
+        for k in range(r, len(names), rows):
+            style = ("[red]", " ◂[/red]") if k in worst else ("", "")
+            cells += [f"{style[0]}{names[k]}{style[1]}", _figure(dice[k]), _figure(iou[k])]
+        table.add_row(*cells)
+    return table
+
+
+def _figure(value: float) -> str:
+    return "none" if np.isnan(value) else f"{value:.3f}"
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")

@@ -1,0 +1,170 @@
+"""From a source to batches: the same ones for any number of workers, from any point of any epoch on.
+
+Order and augmentation are functions of (seed, epoch, sample): nothing is drawn from a worker's own state.
+"""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from zoo.core.config import channels_first
+from zoo.core.dataset import Sample, Source
+from zoo.core.masks import IGNORE
+from zoo.core.transforms import Augment, balance, border_weight
+
+Key = tuple[int, int]  # (epoch, index)
+
+
+class Batch(NamedTuple):
+    """image: uint8 (N, C, H, W).  mask: bits (int32, int64) or index (uint8), (N, h, w).
+
+    weight: float32 (N, h, w), only for a loss that asks for it.
+    """
+
+    image: Tensor
+    mask: Tensor
+    weight: Tensor | None
+    names: list[str]
+
+
+class TrainSet(Dataset):
+    """Samples of `source`, augmented by (seed, epoch, index), as tensors of `channels`."""
+
+    def __init__(self, source: Source, augment: Augment, channels: int, weighted: bool, seed: int):
+        self.source, self.augment, self.channels = source, augment, channels
+        self.weighted, self.seed = weighted, seed
+        self.weights: dict[int, np.ndarray] = {}  # "pre-compute" (U-Net 2015, Sec. 3): once a label map
+        self.class_weights = balance(pixels_of_classes(source)) if weighted else None
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, Tensor | None, str]:
+        epoch, index = key
+        sample = self.source.load(index, None if self.augment.tile else self.augment.size)
+        if self.weighted:
+            if index not in self.weights:
+                self.weights[index] = border_weight(sample.mask, class_weights=self.class_weights)
+            sample = replace(sample, weight=self.weights[index])
+        sample = self.augment(sample, np.random.default_rng((self.seed, epoch, index)))
+        weight = None if sample.weight is None else torch.from_numpy(np.ascontiguousarray(sample.weight))
+        mask = torch.from_numpy(np.ascontiguousarray(sample.mask))
+        return channels_first(sample.image, self.channels), mask, weight, sample.name
+
+
+class Order(Sampler[list[Key]]):
+    """The batches of one epoch: a permutation drawn from (seed, epoch), from batch `start` on."""
+
+    def __init__(self, length: int, batch: int, seed: int):
+        self.length, self.batch, self.seed = length, batch, seed
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch; the last may be smaller."""
+        return -(-self.length // self.batch)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        for first in range(self.start * self.batch, self.length, self.batch):
+            yield [(self.epoch, int(i)) for i in order[first : first + self.batch]]
+
+
+def collate(samples: list[tuple[Tensor, Tensor, Tensor | None, str]]) -> Batch:
+    """Stack samples into a Batch."""
+    images, masks, weights, names = zip(*samples, strict=True)
+    weight = None if weights[0] is None else torch.stack(weights)
+    return Batch(torch.stack(images), torch.stack(masks), weight, list(names))
+
+
+class TrainLoader:
+    """Batches of any epoch, from any batch on; `workers` processes stay alive between epochs."""
+
+    def __init__(self, dataset: TrainSet, batch: int, workers: int, seed: int):
+        may_fork()
+        self.order = Order(len(dataset.source), batch, seed)
+        self.loader = DataLoader(
+            dataset,
+            batch_sampler=self.order,
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=quiet_worker,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own: an iterator draws, and the run's must not notice
+        )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of `epoch` from number `start` on."""
+        self.order.epoch, self.order.start = epoch, start
+        return iter(self.loader)
+
+
+class _Whole(Dataset):
+    def __init__(self, source: Source):
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.source.load(index)
+
+
+def _one(samples: list[Sample]) -> Sample:
+    return samples[0]
+
+
+def whole_images(source: Source, workers: int) -> DataLoader:
+    """The samples of `source` in order, each at its own size, loaded ahead by `workers` processes."""
+    may_fork()
+    return DataLoader(
+        _Whole(source),
+        collate_fn=_one,
+        num_workers=workers,
+        worker_init_fn=quiet_worker,
+        generator=torch.Generator(),
+    )
+
+
+def quiet_worker(_: int) -> None:
+    """Ctrl-C is the training process's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def may_fork() -> None:
+    """Before a worker is forked: OpenCV's threads would not live on in it, and it would wait for them."""
+    cv2.setNumThreads(0)
+
+
+def spread(source: Source, most: int) -> Iterator[Sample]:
+    """At most `most` samples at their own size, evenly spread over `source`."""
+    for i in np.unique(np.linspace(0, len(source) - 1, most).astype(int)):
+        yield source.load(int(i))
+
+
+def pixels_of_classes(source: Source, most: int = 32) -> np.ndarray:
+    """Pixels of each value of the index masks of at most `most` samples, (256,), ignored ones as 0."""
+    counts = sum(np.bincount(s.mask.ravel(), minlength=256) for s in spread(source, most))
+    counts = np.asarray(counts)
+    counts[IGNORE] = 0
+    return counts
+
+
+def statistics(source: Source, channels: int, most: int = 32) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation a channel of values 0..1, over at most `most` samples."""
+    sums = np.zeros((2, channels))
+    count = 0
+    for sample in spread(source, most):
+        x = channels_first(sample.image, channels).numpy().reshape(channels, -1) / 255.0
+        sums += x.sum(1), (x**2).sum(1)
+        count += x.shape[1]
+    mean = sums[0] / count
+    deviation = np.sqrt(np.maximum(sums[1] / count - mean**2, 0))
+    return tuple(mean.round(4).tolist()), tuple(np.maximum(deviation, 1e-3).round(4).tolist())

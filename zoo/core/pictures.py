@@ -1,0 +1,203 @@
+"""What masks look like: overlays, differences, panels and contact sheets, all RGB uint8.
+
+Nothing here is a number to rely on: pictures are for eyes, and masks keep their values in files of their own.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from zoo.core.checkpoint import write_bytes
+from zoo.core.masks import IGNORE, Labels, resize_mask
+from zoo.errors import InputError
+
+# Okabe and Ito's colours, which people with any colour vision tell apart
+RIGHT = (0, 158, 115)    # bluish green
+MISSING = (86, 180, 233)  # sky blue
+EXTRA = (213, 94, 0)     # vermilion
+OTHER = (240, 228, 66)   # yellow
+IGNORED = (70, 70, 70)
+
+PAPER = 20  # grey level behind captions and between pictures
+SMALLEST, LARGEST = 256, 512  # sides of a picture in a panel, in pixels
+TEXT = (230, 230, 230)
+STRIP, LETTER = 24, 0.55  # height of a caption in pixels, and its font scale
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, labels: Labels, alpha: float = 0.5) -> np.ndarray:
+    """`image` (H, W) or (H, W, 3) with the classes of `mask` over it in their colours.
+
+    alpha: how much of the class's colour a pixel gets.  Where classes overlap it is the mean of theirs, and
+    each class has an outline of its own.  Ignored pixels, and of a multiclass mask whatever is called
+    background or has the colour black, stay as they are.
+    """
+    picture = to_rgb(image)
+    if labels.task == "multilabel":
+        tint, painted = _mean_colours(mask, labels)
+    else:
+        table, shown = _index_colours(labels)
+        tint, painted = table[mask], shown[mask]
+    blend = cv2.addWeighted(picture, 1 - alpha, tint, alpha, 0)
+    cv2.copyTo(blend, painted.view(np.uint8), picture)
+    if labels.task != "multiclass":  # whose colours meet without a gap or an overlap
+        thickness = max(1, round(min(mask.shape) / 512))
+        for colour, plane, corner in _planes(mask, labels):
+            outlines, _ = cv2.findContours(plane, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=corner)
+            cv2.drawContours(picture, outlines, -1, colour, thickness)
+    return picture
+
+
+def _planes(
+    mask: np.ndarray, labels: Labels
+) -> Iterator[tuple[tuple[int, int, int], np.ndarray, tuple[int, int]]]:
+    """For each class of a multilabel or binary mask that is there: its colour, its plane (uint8 0 or 1,
+    only as large as the class), and the (x, y) of that plane's corner."""
+    bits = mask if labels.task == "multilabel" else (mask == 1).astype(np.uint8)
+    rows, columns = np.bitwise_or.reduce(bits, axis=1), np.bitwise_or.reduce(bits, axis=0)
+    for k, colour in enumerate(labels.colours):
+        y, x = np.flatnonzero(rows >> k & 1), np.flatnonzero(columns >> k & 1)
+        if len(y):
+            part = bits[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
+            yield colour, (part >> k & 1).astype(np.uint8), (int(x[0]), int(y[0]))
+
+
+def _mean_colours(bits: np.ndarray, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    """The mean colour (H, W, 3) of the classes at each pixel, and where (H, W) there is one at all."""
+    total, count = np.zeros((*bits.shape, 3), np.uint16), np.zeros(bits.shape, np.uint16)
+    for colour, plane, (x, y) in _planes(bits, labels):
+        box = slice(y, y + plane.shape[0]), slice(x, x + plane.shape[1])
+        total[box] += plane[..., None] * np.array(colour, np.uint16)
+        count[box] += plane
+    return (total // np.maximum(count, 1)[..., None]).astype(np.uint8), count > 0
+
+
+def _index_colours(labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    """For each value of a multiclass or binary mask its colour (256, 3), and whether it is painted (256,)."""
+    table, shown = np.zeros((256, 3), np.uint8), np.zeros(256, bool)
+    first = 1 if labels.task == "binary" else 0
+    table[first : first + len(labels.colours)] = labels.colours
+    shown[first : first + len(labels.colours)] = True
+    if labels.task == "multiclass":
+        for k, name in enumerate(labels.names):
+            shown[k] = name.lower() != "background" and table[k].any()
+    return table, shown
+
+
+def difference(pred: np.ndarray, truth: np.ndarray, labels: Labels) -> np.ndarray:
+    """Where `pred` is RIGHT, where it has a class too many (EXTRA), one too few (MISSING), or both (OTHER).
+
+    A pixel is RIGHT if all its classes are, and there is one; black if rightly empty.  In a multiclass
+    mask the background (see `overlay`) counts as empty: a wrong class is EXTRA on it and OTHER elsewhere.
+    """
+    if labels.task == "multilabel":
+        extra, missing, some = (pred & ~truth) != 0, (truth & ~pred) != 0, truth != 0
+        valid = np.ones(truth.shape, bool)
+    else:
+        _, shown = _index_colours(labels)
+        wrong, valid, some = pred != truth, truth != IGNORE, shown[truth]
+        extra, missing = wrong & shown[pred], wrong & some
+    picture = np.zeros((*truth.shape, 3), np.uint8)
+    picture[some & ~missing & ~extra] = RIGHT
+    picture[extra & ~missing] = EXTRA
+    picture[missing & ~extra] = MISSING
+    picture[extra & missing] = OTHER
+    picture[~valid] = IGNORED
+    return picture
+
+
+def panel(
+    image: np.ndarray, truth: np.ndarray, pred: np.ndarray, labels: Labels, title: str = ""
+) -> np.ndarray:
+    """Image, truth, prediction and their difference side by side, with captions, at a size to be read."""
+    size = _shown_size(image.shape[0], image.shape[1])
+    smaller = size[0] < image.shape[0]
+    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    truth, pred = resize_mask(truth, size), resize_mask(pred, size)
+    cells = [
+        caption(to_rgb(image), [("image", TEXT)]),
+        caption(overlay(image, truth, labels), [("truth", TEXT)]),
+        caption(overlay(image, pred, labels), [("prediction", TEXT)]),
+        caption(_difference_over(image, difference(pred, truth, labels)), _legend(labels)),
+    ]
+    row = grid(cells, columns=len(cells))
+    return caption(row, [(title, TEXT)]) if title else row
+
+
+def _difference_over(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """`colours` over the image in dim grey, which shows through where all is RIGHT: errors are seen first."""
+    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    picture = to_rgb(grey // 2)
+    right = np.asarray((colours == RIGHT).all(axis=2))
+    some = np.asarray(colours.any(axis=2))
+    blend = cv2.addWeighted(picture, 0.5, colours, 0.5, 0)
+    cv2.copyTo(colours, some.view(np.uint8), picture)
+    cv2.copyTo(blend, right.view(np.uint8), picture)
+    return picture
+
+
+def _legend(labels: Labels) -> list[tuple[str, tuple[int, int, int]]]:
+    """The colours of `difference` that can occur."""
+    one = [("right", RIGHT), ("missing", MISSING), ("extra", EXTRA)]
+    if labels.task == "binary":
+        return one
+    if labels.task == "multilabel":
+        return [*one, ("both", OTHER)]
+    background = not _index_colours(labels)[1][: labels.num_classes].all()
+    return [*(one if background else one[:1]), ("wrong class", OTHER)]
+
+
+def _shown_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) scaled so that the short side is at least SMALLEST; the long one at most LARGEST."""
+    scale = max(1.0, SMALLEST / min(height, width))
+    scale = min(scale, LARGEST / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def caption(picture: np.ndarray, words: Sequence[tuple[str, tuple[int, int, int]]]) -> np.ndarray:
+    """`picture` under a strip with `words`, each (text, colour), as large as the width allows."""
+    text = "  ".join(word for word, _ in words).encode("ascii", "replace").decode()
+    width = cv2.getTextSize(text, FONT, 1.0, 1)[0][0]
+    scale = min(LETTER, (picture.shape[1] - 8) / max(1, width))
+    strip = np.full((STRIP, picture.shape[1], 3), PAPER, np.uint8)
+    x, y = 4.0, STRIP - 7
+    for word, colour in words:
+        word = word.encode("ascii", "replace").decode()
+        cv2.putText(strip, word, (round(x), y), FONT, scale, colour, 1, cv2.LINE_AA)
+        x += cv2.getTextSize(word + "  ", FONT, 1.0, 1)[0][0] * scale
+    return np.concatenate([strip, picture])
+
+
+def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """A contact sheet: `images` row by row, each in the upper left of a cell as large as the largest."""
+    gap, columns = 4, min(columns, len(images))
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), PAPER, np.uint8)
+    for i, image in enumerate(images):
+        y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        sheet[y : y + image.shape[0], x : x + image.shape[1]] = to_rgb(image)
+    return sheet
+
+
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """A copy (H, W, 3) of a grey (H, W) or RGB picture."""
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image.copy()
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write RGB (H, W, 3) or grey (H, W), whole or not at all; makes folders.  Raises InputError."""
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
+    _, data = cv2.imencode(".png", bgr)
+    make_folder(path.parent)
+    write_bytes(path, data.tobytes())
+
+
+def make_folder(path: Path) -> None:
+    """The folder `path`, with those above it.  Raises InputError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"{path}: cannot make this folder ({e.strerror}); choose another --out") from e

@@ -1,0 +1,382 @@
+"""The one training loop, for every architecture.
+
+`Trainer.fit` is the table of contents.  All that must survive a kill is in `Progress`, the weights, the
+optimizer and the generators; `save` writes it, `Trainer(..., resume=…)` takes it up at the same batch.
+"""
+
+import json
+import os
+import signal
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from itertools import count as count_from
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from zoo import registry
+from zoo.core import checkpoint, losses, pictures
+from zoo.core.config import Preprocess, TrainConfig, rate
+from zoo.core.dataset import Source, open_data
+from zoo.core.device import resolve_amp, resolve_device
+from zoo.core.display import Display
+from zoo.core.loader import Batch, TrainLoader, TrainSet, statistics, whole_images
+from zoo.core.metrics import Scores, count
+from zoo.core.predictor import Predictor
+from zoo.core.transforms import Augment
+from zoo.errors import InputError
+
+SAMPLES = 4  # validation images drawn after each epoch
+
+
+class Interrupted(Exception):
+    """Ctrl-C or a termination signal: the run is saved and can be resumed."""
+
+
+@dataclass
+class Progress:
+    """How far a run is.  epoch: finished ones; batch: those of the next epoch already trained on."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0  # optimizer steps of the run
+    loss: float = 0.0  # sum over the steps of the unfinished epoch
+    steps_in_epoch: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+
+
+class Trainer:
+    """Trains `config` in the run folder `out`; with `resume`, a checkpoint's content, goes on from there.
+
+    The folder gets config.json, metrics.jsonl (values that repeat exactly), timing.jsonl (those that do
+    not), last.pt, best.pt and samples/*.png.  Raises InputError for whatever the user can mend.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: Path,
+        display: Display,
+        resume: checkpoint.Checkpoint | None = None,
+    ):
+        self.config, self.out, self.display = config, out, display
+        self.device = resolve_device(config.device)
+        self.train_source, self.val_source = open_data(
+            config.data, task=config.task, ignore=config.ignore, val_fraction=config.val_fraction,
+            fold=config.fold, seed=config.seed, limit_train=config.limit_train, limit_val=config.limit_val,
+        )
+        for warning in (*self.train_source.warnings, *self.val_source.warnings):
+            display.warn(warning)
+        self.labels = self.train_source.labels
+        self.build: dict = {
+            "num_classes": self.labels.num_classes,
+            "in_channels": None if config.encoder else self.train_source.channels,
+            "encoder": config.encoder,
+            **config.options,
+        }
+        checkpoint.seed_everything(config.seed)
+        self.model = registry.build(config.arch, **self.build, pretrained=config.pretrained)
+        self.aux_weights = cast(tuple[float, ...], self.model.aux_weights)
+        self.preprocess = resume.preprocess if resume else self.choose_preprocess()
+        self.criterion = losses.Criterion(config.loss or losses.default_loss(self.labels.task), self.labels)
+        self.model.to(self.device).to(memory_format=torch.channels_last)
+        self.amp = resolve_amp(config.amp, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
+        self.optimizer = make_optimizer(self.model, config)
+        augment = Augment(config.augment, config.size, registry.margin(self.model), self.preprocess.tile)
+        self.loader = TrainLoader(
+            TrainSet(
+                self.train_source, augment, self.preprocess.channels, self.criterion.needs_weight, config.seed
+            ),
+            config.batch, config.workers, config.seed,
+        )
+        self.steps_per_epoch = -(-len(self.loader) // config.accumulate)
+        self.progress = Progress()
+        self.interrupted = False
+        if resume:
+            self.restore(resume)
+        elif config.weights:
+            self.start_from(config.weights)
+
+    # ------------------------------------------------------------------ the run
+
+    def fit(self) -> None:
+        """Train to the last epoch, validating and saving after each.  Raises Interrupted, InputError."""
+        done = self.progress.step
+        self.open_folder()
+        self.display.begin(self.config.epochs, self.steps_per_epoch, done)
+        try:
+            with self.catch_signals():
+                if not done:
+                    self.save("last.pt")  # a run killed in its first epoch, or that diverges there, can go on
+                while self.progress.epoch < self.config.epochs and not self.out_of_patience():
+                    began = time.monotonic()
+                    loss = self.train_epoch()
+                    trained = time.monotonic()
+                    scores = self.evaluate()
+                    self.finish_epoch(loss, scores, trained - began, time.monotonic() - trained)
+        except (Interrupted, RuntimeError) as e:
+            if not self.interrupted:
+                raise
+            self.save("last.pt")  # after the last whole step, also if the signal has killed a worker
+            raise Interrupted from e
+        finally:
+            self.display.end()
+
+    def train_epoch(self) -> float:
+        """The rest of the current epoch; returns its mean loss."""
+        p, config = self.progress, self.config
+        batches = self.loader.epoch(p.epoch, p.batch)
+        self.model.train()
+        while group := list(islice(batches, config.accumulate)):
+            began = time.monotonic()
+            loss = self.step(group)
+            p.step, p.steps_in_epoch, p.batch = p.step + 1, p.steps_in_epoch + 1, p.batch + len(group)
+            p.loss += loss
+            speed = sum(len(b.names) for b in group) / (time.monotonic() - began)
+            self.display.step(p.epoch + 1, p.step, p.loss / p.steps_in_epoch, self.lr(p.step - 1), speed)
+            if self.interrupted:
+                raise Interrupted
+        return p.loss / p.steps_in_epoch
+
+    # ------------------------------------------------------------------ the training step
+
+    def step(self, group: list[Batch]) -> float:
+        """One optimizer step over `accumulate` batches; returns the loss.
+
+        The loss's denominators (pixels, image-class pairs) are summed over the group first, so that the
+        step equals that of one large batch.
+        """
+        inputs = [self.to_device(batch) for batch in group]
+        denominators = torch.stack([self.criterion.denominators(target) for _, target in inputs]).sum(0)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        for x, target in inputs:
+            with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+                output = self.model(x)
+            part = losses.total(self.criterion, output, self.aux_weights, target, denominators)
+            self.scaler.scale(part).backward()
+            loss += part.detach()
+        self.check_finite(loss, group)
+
+        if self.config.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = self.lr(self.progress.step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.item()
+
+    # ------------------------------------------------------------------ its parts
+
+    def to_device(self, batch: Batch) -> tuple[Tensor, losses.Target]:
+        """The batch on the device: normalised images there, masks still as bits until `make_target`."""
+        image = batch.image.to(self.device, non_blocking=True)
+        x = self.preprocess.normalise(image).contiguous(memory_format=torch.channels_last)
+        weight = None if batch.weight is None else batch.weight.to(self.device, non_blocking=True)
+        return x, losses.make_target(batch.mask.to(self.device, non_blocking=True), self.labels, weight)
+
+    def lr(self, step: int) -> float:
+        """The learning rate at optimizer step `step` of the run."""
+        total = self.config.epochs * self.steps_per_epoch
+        warmup = round(self.config.warmup * self.steps_per_epoch)
+        return self.config.lr * rate(step, total, warmup, self.config.schedule)
+
+    def check_finite(self, loss: Tensor, group: list[Batch]) -> None:
+        """Stop before the optimizer spoils the weights."""
+        if not torch.isfinite(loss):
+            names = ", ".join(name for batch in group for name in batch.names)
+            raise InputError(
+                f"the loss is {loss.item()} at step {self.progress.step + 1} (learning rate "
+                f"{self.lr(self.progress.step):.3g}, images {names}); {self.out / 'last.pt'} holds "
+                f"the run from before: try a lower --lr, --amp off, or look at these images"
+            )
+
+    def evaluate(self) -> Scores:
+        """Scores over the validation images, each at its label's own resolution; draws the first few."""
+        predictor = Predictor(self.model.eval(), self.labels, self.preprocess, self.device, self.amp)
+        scores, drawn = Scores(self.labels), []
+        for i, sample in enumerate(whole_images(self.val_source, self.config.workers)):
+            mask = predictor(sample.image)
+            scores.add(sample.name, count(mask, sample.mask, self.labels))
+            if i < SAMPLES:
+                drawn.append(pictures.panel(sample.image, sample.mask, mask, self.labels, sample.name))
+        path = self.out / "samples" / f"epoch_{self.progress.epoch + 1:04d}.png"
+        pictures.write_png(path, pictures.grid(drawn, columns=1))
+        return scores
+
+    def finish_epoch(self, loss: float, scores: Scores, training_s: float, validation_s: float) -> None:
+        """Log, then checkpoint: a kill in between repeats the epoch, see `truncate_logs`."""
+        p = self.progress
+        images = len(self.train_source)
+        p.epoch, p.batch, p.loss, p.steps_in_epoch = p.epoch + 1, 0, 0.0, 0
+        best = scores.score > p.best or p.best_epoch == 0
+        if best:
+            p.best, p.best_epoch = scores.score, p.epoch
+        self.log("metrics.jsonl", {
+            "epoch": p.epoch, "step": p.step, "lr": self.lr(p.step - 1), "loss": loss,
+            "val": scores.to_dict(),
+        })
+        self.log("timing.jsonl", {
+            "epoch": p.epoch, "training_s": round(training_s, 3), "validation_s": round(validation_s, 3),
+            "images_per_s": round(images / training_s, 3),
+        })
+        if best:
+            self.save("best.pt")
+        self.save("last.pt")
+        self.display.validation(p.epoch, loss, scores, best)
+
+    def out_of_patience(self) -> bool:
+        """No better score for `patience` epochs."""
+        p = self.progress
+        return self.config.patience > 0 and p.epoch - p.best_epoch >= self.config.patience
+
+    def describe(self, origins: dict[str, str]) -> list[tuple[str, str, str]]:
+        """The resolved configuration as (name, value, where it came from), then what the data decided."""
+        config = {**self.config.to_dict(), "loss": self.criterion.spec, "task": self.labels.task}
+        rows = [(name, plain(value), origins.get(name, "default")) for name, value in config.items()]
+        parameters = sum(p.numel() for p in self.model.parameters())
+        precision = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.amp]
+        return [
+            *rows,
+            ("classes", f"{self.labels.num_classes}: {', '.join(self.labels.names)}", "data"),
+            ("images", f"{len(self.train_source)} to train, {len(self.val_source)} to validate", "data"),
+            ("channels", str(self.preprocess.channels), "data"),
+            ("parameters", f"{parameters:,}", "model"),
+            ("runs on", f"{self.device}, {precision}", "machine"),
+        ]
+
+    # ------------------------------------------------------------------ what survives a kill
+
+    def open_folder(self) -> None:
+        """Make the run folder and write config.json; nothing to do where a run is resumed."""
+        try:
+            (self.out / "samples").mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise InputError(f"--out {self.out}: cannot make it ({e.strerror}); choose another") from e
+        text = json.dumps(self.config.to_dict(), indent=1) + "\n"
+        checkpoint.write_bytes(self.out / "config.json", text.encode())
+
+    def save(self, name: str) -> None:
+        """The whole run as one file in the run folder."""
+        state = checkpoint.Checkpoint(
+            arch=self.config.arch, build=self.build, labels=self.labels, preprocess=self.preprocess,
+            model=self.model.state_dict(), config=self.config.to_dict(),
+            training={
+                "progress": asdict(self.progress),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "rng": checkpoint.rng_state(),
+                "data": fingerprint(self.train_source, self.val_source),
+            },
+        )
+        checkpoint.write(self.out / name, state)
+
+    def restore(self, state: checkpoint.Checkpoint) -> None:
+        """Take up the run where `state` was saved."""
+        if state.training["data"] != fingerprint(self.train_source, self.val_source):
+            raise InputError(
+                f"{self.config.data}: not the data this run was started with (files or classes changed); "
+                f"put them back, or start a new run with --weights {self.out / 'last.pt'}"
+            )
+        checkpoint.load_strict(self.model, state.model, str(self.out / "last.pt"))
+        self.optimizer.load_state_dict(state.training["optimizer"])
+        self.scaler.load_state_dict(state.training["scaler"])
+        self.progress = Progress(**state.training["progress"])
+        checkpoint.set_rng_state(state.training["rng"])
+        truncate_logs(self.out, self.progress.epoch)
+
+    def start_from(self, path: str) -> None:
+        """Weights from another run's checkpoint, strictly; everything else begins anew."""
+        other = checkpoint.read(path)
+        if other.arch != self.config.arch:
+            raise InputError(f"--weights {path}: holds {other.arch}, not --arch {self.config.arch}")
+        checkpoint.load_strict(self.model, other.model, f"--weights {path}")
+
+    def log(self, name: str, line: dict) -> None:
+        """Append one JSON line to a file of the run folder."""
+        with open(self.out / name, "a", encoding="utf-8") as f:
+            f.write(json.dumps(line) + "\n")
+            f.flush()
+            os.fsync(f.fileno())
+
+    def choose_preprocess(self) -> Preprocess:
+        """Statistics of the training images; tiles for a model that needs a margin around its output."""
+        channels = self.train_source.channels if not self.config.encoder else 3
+        mean, std = statistics(self.train_source, channels)
+        registry.check_size(self.model, self.config.size)
+        return Preprocess(channels, mean, std, self.config.size, tile=registry.margin(self.model) > 0)
+
+    @contextmanager
+    def catch_signals(self) -> Iterator[None]:
+        """Ctrl-C or SIGTERM: finish the step, save, stop; a second one stops at once."""
+
+        def first(number: int, frame: object) -> None:
+            self.interrupted = True
+            signal.signal(number, signal.default_int_handler)
+
+        before = {n: signal.signal(n, first) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD; no weight decay on biases and norms (parameters of one dimension)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def choose_folder(out: Path | None, config: TrainConfig) -> Path:
+    """`out` if it holds no run yet, else the first free of runs/ARCH-DATA, runs/ARCH-DATA-2, …"""
+    if out is not None:
+        if (out / "last.pt").exists() or (out / "metrics.jsonl").exists():
+            raise InputError(f"--out {out}: holds a run; go on with --resume {out}, or choose another folder")
+        return out
+    kind, _, path = config.data.partition(":")
+    first = Path("runs") / f"{config.arch}-{Path(path).resolve().name if path else kind}"
+    numbered = (first.with_name(f"{first.name}-{n}") for n in count_from(2))
+    return next(f for f in chain([first], numbered) if not f.exists())
+
+
+def plain(value: object) -> str:
+    """A setting as one would type it."""
+    if isinstance(value, dict):
+        return " ".join(f"{k}={v}" for k, v in value.items()) or "none"
+    if isinstance(value, tuple):
+        return " ".join(str(v) for v in value) or "none"
+    return "none" if value is None else str(value)
+
+
+def fingerprint(*sources: Source) -> int:
+    """A number that changes when a source's samples, their order or their classes do."""
+    words = [[s.labels.task, *s.labels.names, *(s.name(i) for i in range(len(s)))] for s in sources]
+    return zlib.crc32(json.dumps(words).encode())
+
+
+def truncate_logs(out: Path, epoch: int) -> None:
+    """Drop log lines of epochs after `epoch`: they will be written again.  A torn last line goes too."""
+    for path in (out / "metrics.jsonl", out / "timing.jsonl"):
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]
+            if kept != lines:
+                checkpoint.write_bytes(path, "".join(kept).encode())
+

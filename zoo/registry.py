@@ -1,0 +1,270 @@
+"""From a name to a network: `register` on a class, then `build`, `names` and `describe` for everybody else.
+
+A class that is registered keeps the architecture contract, which `register` checks:
+    __init__(self, num_classes=…, in_channels=…, *, option=…, …)   no **kwargs, every default the paper's
+    aux_weights   what each auxiliary logits of `zoo.layers.Output` counts in the loss; () if there are none
+    margin        pixels that the output lacks at each side of the input (unpadded convolutions), else 0
+    min_size, size_step   legal OUTPUT heights and widths: min_size + k * size_step, k >= 0
+and its instances have `num_classes` and `in_channels`.  The core reads nothing else of an architecture.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import TypeVar, cast, get_args, get_origin, get_type_hints
+
+import torch
+from torch import nn
+
+from zoo.errors import InputError, nearest
+from zoo.profile import macs
+
+Size = int | tuple[int, int]
+Model = nn.Module | type[nn.Module]  # limits can be asked of a network and of its class
+Class = TypeVar("Class", bound=type[nn.Module])
+OWN_WORDS = ("num_classes", "in_channels", "encoder", "pretrained")  # arguments of `build`, not options
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where an architecture comes from, and what of it can be chosen by name."""
+
+    title: str
+    authors: str
+    year: int
+    url: str
+    note: str
+    encoders: tuple[str, ...]
+    pretrained: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name: its class with the keywords that its row of the paper's table sets."""
+
+    architecture: type[nn.Module]
+    row: Mapping[str, object]
+    paper: Paper
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `python -m zoo` prints of one name, with every argument at its default.
+
+    macs: multiply-adds for a 512×512 output; where 512 is not a legal size, those of the one tile of the next
+    legal size (for the unpadded U-Net 516×516, from an input of 700×700).
+    """
+
+    name: str
+    title: str
+    year: int
+    authors: str
+    url: str
+    note: str
+    encoders: tuple[str, ...]
+    pretrained: tuple[str, ...]
+    num_classes: int
+    in_channels: int
+    options: dict[str, object]
+    parameters: int
+    macs: int
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def register(
+    names: str | Mapping[str, Mapping[str, object]],
+    *,
+    title: str,
+    authors: str,
+    year: int,
+    url: str,
+    note: str,
+    encoders: tuple[str, ...] = (),
+    pretrained: tuple[str, ...] = (),
+) -> Callable[[Class], Class]:
+    """Class decorator.  `names`: one name, or the paper's table of variants {name: {keyword: value}}.
+
+    encoders, pretrained: the words that `build` accepts for them; the class takes them as keywords.
+    """
+    rows = {names: {}} if isinstance(names, str) else names
+    paper = Paper(title, authors, year, url, note, encoders, pretrained)
+
+    def enter(cls: Class) -> Class:
+        for name, row in rows.items():
+            if name in _ENTRIES:
+                raise ValueError(f"architecture {name!r} is registered twice: {_ENTRIES[name].architecture}")
+            _check_contract(cls, row, paper)
+            _ENTRIES[name] = Entry(cls, dict(row), paper)
+        return cls
+
+    return enter
+
+
+def names() -> list[str]:
+    """Every name that `build` knows, in the order of registration."""
+    return list(_ENTRIES)
+
+
+def build(
+    name: str,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    encoder: str | None = None,
+    pretrained: bool | str = False,
+    **options: object,
+) -> nn.Module:
+    """The network called `name`, in train mode, its weights drawn from torch's global generator.
+
+    None means the architecture's own default.  `options` are the class's keywords, see `describe(name)`.
+    """
+    entry = _entry(name)
+    arguments = {**entry.row, **_check_options(name, entry, options)}
+    for word, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if value is not None:
+            if not _fits(value, int) or value < 1:
+                raise InputError(f"{word} of {name} must be a whole number >= 1, not {value!r}")
+            arguments[word] = value
+    if encoder is not None:
+        arguments["encoder"] = _choose(name, "encoder", encoder)
+    if pretrained is not False:
+        arguments["pretrained"] = _choose(name, "pretrained", pretrained)
+    return entry.architecture(**arguments)
+
+
+def architecture(name: str) -> type[nn.Module]:
+    """The class behind `name`.  Raises InputError naming the nearest ones for an unknown name."""
+    return _entry(name).architecture
+
+
+def describe(name: str) -> Description:
+    """Paper, options and size of the network called `name`; built on the meta device, so at no cost."""
+    entry = _entry(name)
+    defaults = _defaults(entry)
+    with torch.device("meta"):
+        model = build(name)
+    height, width = legal_size(model, 512)
+    border = 2 * margin(model)
+    return Description(
+        name=name,
+        **vars(entry.paper),
+        num_classes=cast(int, defaults["num_classes"]),
+        in_channels=cast(int, defaults["in_channels"]),
+        options={word: value for word, value in defaults.items() if word not in OWN_WORDS},
+        parameters=sum(p.numel() for p in model.parameters()),
+        macs=macs(model, (height + border, width + border)),
+    )
+
+
+def margin(model: Model) -> int:
+    """Pixels that the output of `model` lacks at each side of its input."""
+    return _limits(model)[0]
+
+
+def legal_size(model: Model, size: Size) -> tuple[int, int]:
+    """The smallest output (height, width) of `model` that covers `size` (height, width, or one for both)."""
+    _, least, step = _limits(model)
+    sides = (size, size) if isinstance(size, int) else size
+    height, width = (least + max(0, -((least - side) // step)) * step for side in sides)
+    return height, width
+
+
+def check_size(model: Model, size: Size) -> None:
+    """Raise InputError, naming the nearest legal sizes, unless `model` can put out exactly `size`."""
+    _, least, step = _limits(model)
+    name = (model if isinstance(model, type) else type(model)).__name__
+    for side in (size,) if isinstance(size, int) else size:
+        if side < least:
+            raise InputError(f"size {side} is too small for {name}; its smallest is {least}")
+        if (side - least) % step:
+            below = side - (side - least) % step
+            raise InputError(
+                f"size {side} is not possible for {name}, whose outputs measure "
+                f"{least}, {least + step}, {least + 2 * step}, …; nearest: {below} or {below + step}"
+            )
+
+
+def _limits(model: Model) -> tuple[int, int, int]:
+    """(margin, min_size, size_step); nn.Module's typing cannot say that attributes are plain numbers."""
+    border, least, step = (getattr(model, word) for word in ("margin", "min_size", "size_step"))
+    return border, least, step
+
+
+def _entry(name: str) -> Entry:
+    if name not in _ENTRIES:
+        raise InputError(f"unknown architecture {name!r}; {nearest(str(name), _ENTRIES)}; see zoo.names()")
+    return _ENTRIES[name]
+
+
+def _defaults(entry: Entry) -> dict[str, object]:
+    """Every argument of the class with its default; a row of the paper's table goes before the signature."""
+    signature = inspect.signature(entry.architecture)
+    return {word: entry.row.get(word, p.default) for word, p in signature.parameters.items()}
+
+
+def _check_options(name: str, entry: Entry, options: Mapping[str, object]) -> Mapping[str, object]:
+    """`options`, if each is a keyword of the class and its value of the annotated type."""
+    known = [word for word in _defaults(entry) if word not in OWN_WORDS]
+    hints = get_type_hints(entry.architecture.__init__)
+    for word, value in options.items():
+        if word not in known:
+            found = nearest(word, known)
+            raise InputError(f"{name} has no option {word!r}; {found}; see zoo.describe({name!r})")
+        if not _fits(value, hints[word]):
+            wanted = getattr(hints[word], "__name__", str(hints[word]))
+            raise InputError(f"option {word} of {name} must be {wanted}, not {value!r}")
+    return options
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Is `value` of the type that an annotation names?  True is no number; a whole number is a float."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, NoneType if hint is None else cast(type, hint))
+
+
+def _choose(name: str, word: str, value: bool | str) -> bool | str:
+    """`value`, if `name` was registered with it for `word`; True stands for the first of its words."""
+    field, thing = {
+        "encoder": ("encoders", "choice of encoder"),
+        "pretrained": ("pretrained", "pretrained weights"),
+    }[word]
+    listed: dict[str, tuple[str, ...]] = {key: getattr(e.paper, field) for key, e in _ENTRIES.items()}
+    choices = listed[name]
+    if not choices:
+        those = ", ".join(key for key in listed if listed[key]) or "none yet"
+        raise InputError(f"{name} has no {thing} (got {word}={value!r}); available for: {those}")
+    if value is not True and value not in choices:
+        found = nearest(str(value), choices)
+        raise InputError(f"unknown {word} {value!r} for {name}; {found}; see zoo.describe({name!r})")
+    return choices[0] if value is True else value
+
+
+def _check_contract(cls: type[nn.Module], row: Mapping[str, object], paper: Paper) -> None:
+    """Raise TypeError unless the class keeps the contract above: a mistake of its author, not of a user."""
+    problems = []
+    for word, least in (("margin", 0), ("min_size", 1), ("size_step", 1)):
+        if not _fits(value := getattr(cls, word, None), int) or cast(int, value) < least:
+            problems.append(f"{word} must be a whole number >= {least}, not {value!r}")
+    if not _fits(getattr(cls, "aux_weights", None), tuple[float, ...]):
+        problems.append("aux_weights must be a tuple of numbers")
+    parameters = inspect.signature(cls).parameters
+    if list(parameters)[:2] != ["num_classes", "in_channels"]:
+        problems.append("the first two arguments must be num_classes and in_channels")
+    for word, parameter in parameters.items():
+        if word not in OWN_WORDS[:2] and parameter.kind is not parameter.KEYWORD_ONLY:
+            problems.append(f"{word} must be keyword-only")
+        if parameter.default is parameter.empty and word not in row:
+            problems.append(f"{word} has no default")
+    wanted = [*row, *["encoder"][: len(paper.encoders)], *["pretrained"][: len(paper.pretrained)]]
+    problems += [f"{word} is not an argument" for word in wanted if word not in parameters]
+    if problems:
+        raise TypeError(f"{cls.__name__} breaks the architecture contract: {'; '.join(problems)}")
