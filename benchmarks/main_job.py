@@ -48,7 +48,7 @@ def main() -> None:
         subprocess.run(command, cwd=folder, check=True)
         seconds = time.perf_counter() - began
         lines = (Path(folder) / "runs" / "unetpp-phantom" / "metrics.jsonl").read_text().splitlines()
-    best = max((json.loads(line) for line in lines), key=lambda line: line["val"]["score"])
+    best = max((json.loads(line) for line in lines), key=lambda line: line["val"]["dice"])
     table = Table(title="python train.py --arch unetpp --ds")
     for column in ("", "mean Dice, 29 bones, held-out phantoms"):
         table.add_column(column)

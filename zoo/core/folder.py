@@ -3,8 +3,6 @@
 Masks are pictures of class numbers, or .npz files of bits as infer.py writes them.
 """
 
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -79,10 +77,10 @@ class Folder(Source):
 def read_bits(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """(bits (H, W), class names or ()) of an .npz mask with the keys `bits` and, if it likes, `names`."""
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             bits = held["bits"]
             names = tuple(str(n) for n in held["names"]) if "names" in held else ()
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as e:
+    except Exception as e:  # a damaged archive lets zipfile, zlib and numpy raise nearly anything
         raise InputError(f"{path}: cannot be read as an .npz mask with the key `bits`: {e}") from e
     if bits.ndim != 2 or bits.dtype.kind not in "iu":
         raise InputError(f"{path}: bits {bits.dtype} {bits.shape}: want whole numbers (H, W)")
@@ -118,7 +116,10 @@ def open_folder(
     problems += [line for f in found for line in f.problems]
     file = next((p / FILE for p in (root, *parts) if (p / FILE).is_file()), None)
     listed = read_classes(file) if file else None
-    of_bits = any(pair.mask.suffix.lower() == BITS for pair in pairs)
+    kinds = {pair.mask.suffix.lower() == BITS for pair in pairs}
+    if len(kinds) > 1:
+        raise InputError(f"{root}: masks are {BITS} on one side of the split, pictures on the other")
+    of_bits = True in kinds
     if of_bits:
         classes = _bit_classes(root, found, listed, ignore)
         problems += _strangers(pairs, found, classes, set())

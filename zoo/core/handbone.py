@@ -26,6 +26,7 @@ from zoo.core.images import (
     dark_warning,
     examine,
     on_all_cores,
+    plural,
     read_image,
     refuse_all,
     resize_image,
@@ -234,7 +235,7 @@ def _unknown_labels(pairs: list[Pair], found: list[Found], classes: list[Class])
         for label in {label for label, _ in f.polygons} - known:
             files[label].append(pair.json)
     listed = ", ".join(c.name for c in classes)
-    more = {label: f" and {len(at) - 1} more files" if at[1:] else "" for label, at in files.items()}
+    more = {k: f" and {plural(len(at) - 1, 'more file')}" if at[1:] else "" for k, at in files.items()}
     return [
         f"{at[0]}{more[label]}: unknown label {label!r}; known: {listed}"
         for label, at in sorted(files.items())
@@ -253,8 +254,9 @@ def _warnings(pairs: list[Pair], found: list[Found]) -> list[str]:
         ]
     if outside:
         first = ", ".join(outside[:3]) + (", ..." if len(outside) > 3 else "")
-        warnings.append(f"{len(outside)} polygons reach outside their image and are clipped there: {first}")
+        count = plural(len(outside), "polygon")
+        warnings.append(f"{count} partly or wholly outside their image, clipped there: {first}")
     bare = [pair.json.name for pair, f in zip(pairs, found, strict=True) if not f.polygons]
     if bare:
-        warnings.append(f"{len(bare)} images have no polygon at all, first {bare[0]}")
+        warnings.append(f"{plural(len(bare), 'image')} without any polygon, first {bare[0]}")
     return warnings

@@ -119,8 +119,8 @@ def dark_warning(names: list[str]) -> list[str]:
     if not names:
         return []
     return [
-        f"{len(names)} images are nearly black (brightest value {DARK} of 255 or less), first {names[0]}: "
-        "12-bit data in 16-bit files? scale them to the full range"
+        f"{plural(len(names), 'image')} nearly black (brightest value {DARK} of 255 or less), "
+        f"first {names[0]}: 12-bit data in 16-bit files? scale them to the full range"
     ]
 
 
@@ -143,8 +143,12 @@ def refuse_all(where: str | Path, problems: list[str], most: int = 10) -> None:
     """Raise one InputError that lists the first `most` problems, unless there are none."""
     if not problems:
         return
-    count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
-    lines = [f"{where}: {count} in the data:", *problems[:most]]
+    lines = [f"{where}: {plural(len(problems), 'problem')} in the data:", *problems[:most]]
     if len(problems) > most:
         lines.append(f"and {len(problems) - most} more")
     raise InputError("\n  ".join(lines))
+
+
+def plural(count: int, noun: str) -> str:
+    """1 image, 2 images."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -5,6 +5,7 @@ optimizer and the generators; `save` writes it, `Trainer(..., resume=…)` takes
 """
 
 import json
+import math
 import os
 import signal
 import time
@@ -219,9 +220,10 @@ class Trainer:
         p = self.progress
         images = len(self.train_source)
         p.epoch, p.batch, p.loss, p.steps_in_epoch = p.epoch + 1, 0, 0.0, 0
-        best = scores.score > p.best or p.best_epoch == 0
+        score = -1.0 if math.isnan(scores.score) else scores.score  # nan: no class is anywhere
+        best = score > p.best or p.best_epoch == 0
         if best:
-            p.best, p.best_epoch = scores.score, p.epoch
+            p.best, p.best_epoch = score, p.epoch
         self.log("metrics.jsonl", {
             "epoch": p.epoch, "step": p.step, "lr": self.lr(p.step - 1), "loss": loss,
             "val": scores.to_dict(),
