@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,8 +66,9 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
-        kept = "the file that was there is intact" if path.exists() else "nothing was written"
+        with suppress(OSError):  # a folder that cannot be written to cannot be tidied either
+            temporary.unlink(missing_ok=True)
+        kept = "the file that was there is intact" if os.path.exists(path) else "nothing was written"
         what = f"{path}: cannot save ({e.strerror}); {kept}"
         raise InputError(f"{what}: free space or choose another folder") from e
 
