@@ -99,14 +99,15 @@ class Display:
             f"pooled IoU {_mean(scores.pooled_iou()):.4f}  "
             f"competition {_mean(scores.competition()):.4f}  empty pairs {empty}{mark}"
         )
-        self.console.print(class_table(scores, dice, iou))
+        self.console.print(class_table(scores, dice, iou, self.console.width))
 
 
-def class_table(scores: Scores, dice: np.ndarray, iou: np.ndarray) -> Table:
-    """Classes in order, side by side in as many columns as keep the table short."""
+def class_table(scores: Scores, dice: np.ndarray, iou: np.ndarray, width: int) -> Table:
+    """Classes in order, in up to three columns side by side where `width` characters hold them."""
     names = scores.labels.names
     worst = set(np.argsort(np.where(np.isnan(dice), np.inf, dice))[: WORST if len(names) > WORST else 0])
-    blocks = 1 if len(names) <= 12 else 3
+    block = max(len(name) for name in names) + len(" ◂  0.000  0.000  ")
+    blocks = 1 if len(names) <= 12 else min(3, max(1, width // block))
     rows = -(-len(names) // blocks)
     table = Table(box=None, pad_edge=False)
     for _ in range(blocks):
