@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+
 from zoo.core.dataset import open_data
 from zoo.core.metrics import Scores, count
 
