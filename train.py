@@ -7,10 +7,11 @@ from pathlib import Path
 
 from zoo import names
 from zoo.core import checkpoint
-from zoo.core.config import AMP, OPTIMIZERS, SCHEDULES, TrainConfig
+from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, TrainConfig
 from zoo.core.display import Display
 from zoo.core.recipes import RESUMABLE, resolve, resume
-from zoo.core.trainer import Interrupted, Trainer, choose_folder
+from zoo.core.run import choose_folder
+from zoo.core.trainer import Interrupted, Trainer
 from zoo.core.transforms import WORDS
 from zoo.errors import InputError
 
@@ -96,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--loss", "terms joined by +, with weights: 0.5*bce+dice; terms: bce dice ce focal weighted_ce "
         "(default: bce+dice, or ce+dice for multiclass)", metavar="SPEC")
     g = p.add_argument_group("machine")
-    add(g, "--amp", f"half precision: {', '.join(AMP)}; auto: bf16 if the processor has it", metavar="WORD")
+    add(g, "--amp", f"half precision: {', '.join(AMP_WORDS)}; auto: bf16 if it is native", metavar="WORD")
     add(g, "--workers", "processes that load data; 0: load in the training process", metavar="N", type=int)
     add(g, "--seed", "every random choice follows from it", metavar="N", type=int)
     add(g, "--device", "auto, cpu, cuda or cuda:N", metavar="DEVICE")
@@ -129,13 +130,14 @@ def run(args: argparse.Namespace, display: Display) -> None:
         out = args.resume
         state = checkpoint.read(out / "last.pt")
         config = resume(TrainConfig.from_dict(state.config), flags, str(out))
+        origins = dict.fromkeys(config.to_dict(), "the run") | dict.fromkeys(flags, "flag")
         trainer = Trainer(config, out, display, resume=state)
         display.note(f"resuming {out} after epoch {trainer.progress.epoch}, step {trainer.progress.step}")
     else:
         config, origins = resolve(flags)
         out = choose_folder(getattr(args, "out", None), config)
         trainer = Trainer(config, out, display)
-        display.settings(trainer.describe(origins))
+    display.settings(trainer.describe(origins))
     try:
         trainer.fit()
     except Interrupted:
@@ -153,7 +155,10 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as e:
         print(f"train.py: {e}", file=sys.stderr)
         return 2
-    except (Interrupted, KeyboardInterrupt):
+    except Interrupted:
+        return 130
+    except KeyboardInterrupt:
+        print("train.py: stopped at once; --resume the run's folder to go on", file=sys.stderr)
         return 130
     return 0
 

@@ -6,6 +6,7 @@ On the run's own validation images, drawn by a second observer in `masks_observe
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from zoo.core import checkpoint
 from zoo.core.config import TrainConfig
-from zoo.core.dataset import open_data
+from zoo.core.dataset import open_run
 from zoo.core.images import read_values
 from zoo.core.metrics import Scores, count
 from zoo.core.predictor import Predictor
@@ -22,7 +23,7 @@ from zoo.core.predictor import Predictor
 def main(path: str, data: str) -> None:
     """Print mean, deviation and minimum of Dice for the three pairs."""
     config = TrainConfig.from_dict(checkpoint.read(path).config)
-    _, val = open_data(data, val_fraction=config.val_fraction, fold=config.fold, seed=config.seed)
+    _, val = open_run(replace(config, data=data))
     predictor = Predictor.from_checkpoint(path)
     pairs = ("network, observer 1", "network, observer 2", "observer 1, observer 2")
     scores = {pair: Scores(val.labels) for pair in pairs}

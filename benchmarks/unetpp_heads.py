@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zoo.core import checkpoint
 from zoo.core.config import TrainConfig
-from zoo.core.dataset import open_data
+from zoo.core.dataset import open_run
 from zoo.core.metrics import Scores, count
 from zoo.core.predictor import Predictor
 from zoo.profile import macs
@@ -37,8 +37,7 @@ def main(path: str) -> None:
     state = checkpoint.read(path)
     config = TrainConfig.from_dict(state.config)
     model = checkpoint.model_of(state)
-    words = ("task", "ignore", "val_fraction", "fold", "seed", "limit_train", "limit_val")
-    _, val = open_data(config.data, **{word: getattr(config, word) for word in words})
+    _, val = open_run(config)
     samples = [val.load(i) for i in range(len(val))]
 
     levels = [model.prune(level) for level in range(1, model.level + 1)]

@@ -55,6 +55,7 @@ def test_a_real_set_trains_resumes_and_infers(
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert lines[-1]["loss"] < lines[0]["loss"]
+    assert max(line["val"]["dice"] for line in lines[1:]) > lines[0]["val"]["dice"]
 
     some = tmp_path / "some"
     some.mkdir()

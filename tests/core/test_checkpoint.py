@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,9 +54,6 @@ def test_load_gives_the_model_in_eval_with_equal_outputs(tmp_path: Path) -> None
 
 
 def test_rng_state_brings_every_generator_back() -> None:
-    import random
-
-    import numpy as np
 
     def draw() -> tuple:
         return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
@@ -92,6 +91,25 @@ def test_files_that_are_no_checkpoint_are_named_with_the_cause(tmp_path: Path) -
         assert cause in str(e.value)
     with pytest.raises(InputError, match=r"best\.pt"):
         checkpoint.read(tmp_path)
+
+
+def test_a_damaged_file_is_refused_whichever_byte_it_is(tmp_path: Path) -> None:
+    checkpoint.write(tmp_path / "good.pt", tiny())
+    good = (tmp_path / "good.pt").read_bytes()
+    state = checkpoint.read(tmp_path / "good.pt").model
+    rng, bad = random.Random(0), tmp_path / "bad.pt"
+    refused = 0
+    for _ in range(60):
+        flipped = bytearray(good)
+        flipped[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        bad.write_bytes(flipped)
+        try:
+            back = checkpoint.read(bad).model
+        except InputError:
+            refused += 1
+        else:  # a byte of padding, or of a field that nobody reads
+            assert all(torch.equal(back[k], v) for k, v in state.items())
+    assert refused > 20
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

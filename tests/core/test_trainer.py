@@ -19,7 +19,8 @@ from tests.conftest import write_shapes
 from zoo.core import checkpoint, losses
 from zoo.core.config import TrainConfig
 from zoo.core.display import Display
-from zoo.core.trainer import Interrupted, Trainer, choose_folder, make_optimizer, truncate_logs
+from zoo.core.run import open_folder
+from zoo.core.trainer import Interrupted, Trainer, make_optimizer
 from zoo.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +125,7 @@ def test_unet_resumes_with_its_dropout_and_weight_map(shapes: Path, tmp_path: Pa
     )
     trainer(c, tmp_path / "unbroken").fit()
     broken = trainer(c, tmp_path / "broken")
-    broken.open_folder()
+    open_folder(broken.out, c)
     broken.display.begin(2, broken.steps_per_epoch, 0)
     loss = broken.train_epoch()
     broken.finish_epoch(loss, broken.evaluate(), 1.0, 1.0)
@@ -251,6 +252,39 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer(shapes: Path, tmp_
     assert all(torch.isfinite(v).all() for v in saved.model.values())
 
 
+def test_gradients_that_are_not_finite_stop_before_the_optimizer(shapes: Path, tmp_path: Path) -> None:
+    t = trainer(config(shapes), tmp_path / "run")
+    weight = next(t.model.parameters())
+    weight.register_hook(lambda grad: grad * float("nan"))  # a finite loss all the same
+    before = weight.detach().clone()
+    with pytest.raises(InputError, match="norm of the gradient is nan at step 1"):
+        t.fit()
+    assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_gone_bad_while_training_is_named(shapes: Path, tmp_path: Path, workers: int) -> None:
+    t = trainer(config(shapes, workers=workers), tmp_path / "run")
+    for path in (shapes / "images").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"\.png") as e:
+        t.fit()
+    assert "Traceback" not in str(e.value)
+
+
+@pytest.mark.slow
+def test_the_full_unet_takes_two_steps_of_the_papers_recipe(shapes: Path, tmp_path: Path) -> None:
+    """31 million parameters on a tile of 572×572, a batch of one, momentum 0.99: as published."""
+    from zoo.core.recipes import resolve
+
+    flags = {"arch": "unet", "recipe": "paper", "data": f"folder:{shapes}", "epochs": 1}
+    c, _ = resolve({**flags, "limit_train": 2, "limit_val": 1, "workers": 0})
+    t = trainer(c, tmp_path / "run")
+    t.fit()
+    assert sum(p.numel() for p in t.model.parameters()) == 31_030_658 + 65  # three classes
+    assert (t.progress.step, c.size, c.momentum) == (2, (388, 388), 0.99)
+
+
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_half_precision_trains(shapes: Path, tmp_path: Path, amp: str) -> None:
     t = trainer(config(shapes, amp=amp, options={"width": 4, "norm": "batch"}, epochs=3), tmp_path / "run")
@@ -288,31 +322,11 @@ def test_weights_of_another_run_start_this_one(shapes: Path, tmp_path: Path) -> 
         trainer(config(shapes, arch="unet", options={}, size=(20, 20), weights=str(path)), tmp_path / "x")
 
 
-def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    c = TrainConfig()
-    assert choose_folder(None, c) == Path("runs/unetpp-phantom")
-    (tmp_path / "runs" / "unetpp-phantom").mkdir(parents=True)
-    assert choose_folder(None, c) == Path("runs/unetpp-phantom-2")
-    (tmp_path / "mine").mkdir()
-    assert choose_folder(Path("mine"), c) == Path("mine")
-    (tmp_path / "mine" / "last.pt").touch()
-    with pytest.raises(InputError, match="holds a run"):
-        choose_folder(Path("mine"), c)
-
-
 def test_no_decay_on_biases_and_norms() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
     groups = make_optimizer(model, TrainConfig(weight_decay=0.5)).param_groups
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     assert [decay[id(p)] for p in model.parameters()] == [0.5, 0.0, 0.0, 0.0]
-
-
-def test_logs_are_cut_at_the_resumed_epoch_and_a_torn_line_goes(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"epo')
-    truncate_logs(tmp_path, 2)
-    assert path.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
 
 
 def test_the_auxiliary_heads_count_in_the_loss(shapes: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -89,14 +90,21 @@ def read(path: str | Path) -> Checkpoint:
             payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise InputError(f"{path}: refused, for it is no plain checkpoint: {_first_line(e)}") from e
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
+    except Exception as e:  # whatever torch and zip make of bytes that are none of theirs
         raise InputError(f"{path}: cannot be read as a checkpoint ({_first_line(e)}); is it whole?") from e
-    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+    if not isinstance(payload, dict) or payload.pop("format", None) != FORMAT:
         raise InputError(f"{path}: not a checkpoint that train.py wrote (no entry format={FORMAT!r})")
-    del payload["format"]
-    labels = Labels.from_dict(payload.pop("labels"))
-    preprocess = Preprocess.from_dict(payload.pop("preprocess"))
-    return Checkpoint(labels=labels, preprocess=preprocess, **payload)
+    try:
+        with ZipFile(path) as file:
+            broken = file.testzip()  # torch does not look at the checksums
+        payload["labels"] = Labels.from_dict(payload["labels"])
+        payload["preprocess"] = Preprocess.from_dict(payload["preprocess"])
+        checkpoint = Checkpoint(**payload)
+    except Exception as e:
+        raise InputError(f"{path}: entries of a checkpoint are missing or damaged ({_first_line(e)})") from e
+    if broken is not None:
+        raise InputError(f"{path}: damaged: the checksum of {broken} is wrong; copy the file again")
+    return checkpoint
 
 
 def _first_line(e: Exception) -> str:

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.core.device import AMP
 from zoo.errors import InputError, nearest
 
 Plain = None | bool | int | float | str  # what an architecture's option can be, on a command line and in JSON
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "poly", "step")
-AMP = ("auto", "bf16", "fp16", "off")
+AMP_WORDS = ("auto", *AMP)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("amp", AMP)):
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("amp", AMP_WORDS)):
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"--{name} {value}: not known; {nearest(value, known)}")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.core.classes import check_task
+from zoo.core.config import TrainConfig
 from zoo.core.images import Progress, read_image, resize_image
 from zoo.core.masks import Labels
 from zoo.errors import InputError, nearest
@@ -135,6 +136,21 @@ def open_data(
         known = ("phantom", "folder:PATH", "handbone:PATH")
         raise InputError(f"unknown data {spec!r}; {nearest(kind, known)}{hint}")
     return _limit(train, limit_train, seed), _limit(val, limit_val, seed)
+
+
+def open_run(config: TrainConfig, progress: Progress | None = None) -> tuple[Source, Source]:
+    """`open_data` with a run's own settings."""
+    return open_data(
+        config.data,
+        task=config.task,
+        ignore=config.ignore,
+        val_fraction=config.val_fraction,
+        fold=config.fold,
+        seed=config.seed,
+        limit_train=config.limit_train,
+        limit_val=config.limit_val,
+        progress=progress,
+    )
 
 
 def _open_files(

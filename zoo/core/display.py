@@ -1,15 +1,17 @@
 """What one sees of a run: a live line and tables on a terminal, plain lines elsewhere."""
 
+import shlex
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from zoo.core.metrics import Scores
+from zoo.core.metrics import Scores, mean
 
 PLAIN_SECONDS = 15.0  # between two lines where output is not a terminal
 WORST = 3  # classes marked in the table
@@ -33,7 +35,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """One line."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def warn(self, text: str) -> None:
         """One line that should not be overlooked."""
@@ -45,7 +47,7 @@ class Display:
         for column in ("setting", "value", "from"):
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(escape(cell) for cell in row))
         self.console.print(table)
 
     def begin(self, epochs: int, steps: int, done: int) -> None:
@@ -72,21 +74,28 @@ class Display:
             self.note(f"epoch {epoch}/{self.epochs}  step {step}/{total}  {said}  {left / 60:.1f} min left")
             self.said = now
 
+    def reading(self, done: int, total: int) -> None:
+        """While files are checked before the start: a line now and then."""
+        if time.monotonic() - self.said > PLAIN_SECONDS / 3:
+            self.note(f"checking files: {done} of {total}")
+            self.said = time.monotonic()
+
     def done(self, out: Path, data: str, best: float, epoch: int) -> None:
         """Where things are, and what to type next."""
         kind, _, path = data.partition(":")
-        images = Path(path) / {"folder": "images", "handbone": "train/DCM"}.get(kind, "")
+        score = f"best Dice {best:.4f} after epoch {epoch}" if best >= 0 else "no class was there to score"
+        self.note(f"{score}: {out / 'best.pt'}")
+        self.note(f"every epoch: {out / 'metrics.jsonl'}; pictures: {out / 'samples'}")
+        places = {"folder": ("images", "val/images"), "handbone": ("train/DCM",)}.get(kind, ())
+        images = next((p for p in (Path(path) / place for place in places) if p.is_dir()), Path(path))
         if kind == "phantom":
-            images = Path("hands")
             self.note("next, with eight new hands to look at:")
             self.note("  python -m zoo phantom hands --count 8 --seed 7")
-        elif not images.is_dir():
-            images = Path(path)
-        self.note(
-            f"  python infer.py {out / 'best.pt'} --input {images} --out masks\n"
-            f"best Dice {best:.4f} after epoch {epoch}: {out / 'best.pt'}\n"
-            f"every epoch: {out / 'metrics.jsonl'}; pictures: {out / 'samples'}"
-        )
+            images = Path("hands")
+        else:
+            self.note("next:")
+        best_pt, given = shlex.quote(str(out / "best.pt")), shlex.quote(str(images))
+        self.note(f"  python infer.py {best_pt} --input {given} --out masks")
 
     def validation(self, epoch: int, loss: float, scores: Scores, best: bool) -> None:
         """One line for the epoch, and the classes with their scores, the worst marked."""
@@ -95,9 +104,9 @@ class Display:
         empty = int(scores.empty().sum())
         self.note(
             f"epoch {epoch}/{self.epochs}  loss {loss:.4f}  Dice {scores.score:.4f}  "
-            f"IoU {_mean(iou):.4f}  pooled Dice {_mean(scores.pooled_dice()):.4f}  "
-            f"pooled IoU {_mean(scores.pooled_iou()):.4f}  "
-            f"competition {_mean(scores.competition()):.4f}  empty pairs {empty}{mark}"
+            f"IoU {mean(iou):.4f}  pooled Dice {mean(scores.pooled_dice()):.4f}  "
+            f"pooled IoU {mean(scores.pooled_iou()):.4f}  "
+            f"competition {mean(scores.competition()):.4f}  empty pairs {empty}{mark}"
         )
         self.console.print(class_table(scores, dice, iou, self.console.width))
 
@@ -105,7 +114,7 @@ class Display:
 def class_table(scores: Scores, dice: np.ndarray, iou: np.ndarray, width: int) -> Table:
     """Classes in order, in up to three columns side by side where `width` characters hold them."""
     names = scores.labels.names
-    worst = set(np.argsort(np.where(np.isnan(dice), np.inf, dice))[: WORST if len(names) > WORST else 0])
+    worst = set(np.argsort(np.where(np.isnan(dice), np.inf, dice))[: min(WORST, len(names) // 2)])
     block = max(len(name) for name in names) + len(" ◂  0.000  0.000  ")
     blocks = 1 if len(names) <= 12 else min(3, max(1, width // block))
     rows = -(-len(names) // blocks)
@@ -118,14 +127,10 @@ def class_table(scores: Scores, dice: np.ndarray, iou: np.ndarray, width: int) -
         cells: list[str] = []
         for k in range(r, len(names), rows):
             style = ("[red]", " ◂[/red]") if k in worst else ("", "")
-            cells += [f"{style[0]}{names[k]}{style[1]}", _figure(dice[k]), _figure(iou[k])]
+            cells += [f"{style[0]}{escape(names[k])}{style[1]}", _figure(dice[k]), _figure(iou[k])]
         table.add_row(*cells)
     return table
 
 
 def _figure(value: float) -> str:
     return "none" if np.isnan(value) else f"{value:.3f}"
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")

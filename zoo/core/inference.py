@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+import cv2
 import numpy as np
-import torch
 
 from zoo.core import pictures
 from zoo.core.checkpoint import write_bytes
@@ -89,8 +89,9 @@ def predict_all(
             mask = predictor(image)
         except InputError as e:
             failure = str(e) if str(item.path) in str(e) else f"{item.path}: {e}"
-        except (MemoryError, torch.OutOfMemoryError):
-            failure = f"{item.path}: not enough memory for an image of this size"
+        except (MemoryError, RuntimeError, cv2.error) as e:  # on a CPU torch's is a RuntimeError
+            reason = (str(e).splitlines() or ["no more said"])[0]
+            failure = f"{item.path}: not enough memory for an image of this size, or: {reason}"
         if not failure:
             writer.write(item, image, mask)
         report(item, failure)

@@ -18,8 +18,10 @@ from zoo.core.config import channels_first
 from zoo.core.dataset import Sample, Source
 from zoo.core.masks import IGNORE
 from zoo.core.transforms import Augment, balance, border_weight
+from zoo.errors import InputError
 
 Key = tuple[int, int]  # (epoch, index)
+Item = tuple[Tensor, Tensor, Tensor | None, str]  # image, mask, weight, name
 
 
 class Batch(NamedTuple):
@@ -40,16 +42,20 @@ class TrainSet(Dataset):
     def __init__(self, source: Source, augment: Augment, channels: int, weighted: bool, seed: int):
         self.source, self.augment, self.channels = source, augment, channels
         self.weighted, self.seed = weighted, seed
-        self.weights: dict[int, np.ndarray] = {}  # "pre-compute" (U-Net 2015, Sec. 3): once a label map
         self.class_weights = balance(pixels_of_classes(source)) if weighted else None
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, Tensor | None, str]:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> Item | InputError:
+        try:
+            return self.load(*key)
+        except InputError as e:  # a file lost or broken since it was checked: said in the training process
+            return e
+
+    def load(self, epoch: int, index: int) -> Item:
+        """Sample `index` as `epoch` sees it."""
         sample = self.source.load(index, None if self.augment.tile else self.augment.size)
         if self.weighted:
-            if index not in self.weights:
-                self.weights[index] = border_weight(sample.mask, class_weights=self.class_weights)
-            sample = replace(sample, weight=self.weights[index])
+            weight_map = border_weight(sample.mask, class_weights=self.class_weights)
+            sample = replace(sample, weight=weight_map)
         sample = self.augment(sample, np.random.default_rng((self.seed, epoch, index)))
         weight = None if sample.weight is None else torch.from_numpy(np.ascontiguousarray(sample.weight))
         mask = torch.from_numpy(np.ascontiguousarray(sample.mask))
@@ -73,9 +79,12 @@ class Order(Sampler[list[Key]]):
             yield [(self.epoch, int(i)) for i in order[first : first + self.batch]]
 
 
-def collate(samples: list[tuple[Tensor, Tensor, Tensor | None, str]]) -> Batch:
-    """Stack samples into a Batch."""
-    images, masks, weights, names = zip(*samples, strict=True)
+def collate(samples: list[Item | InputError]) -> Batch | InputError:
+    """Stack samples into a Batch; an error takes its place."""
+    items = [s for s in samples if not isinstance(s, InputError)]
+    if len(items) < len(samples):
+        return next(s for s in samples if isinstance(s, InputError))
+    images, masks, weights, names = zip(*items, strict=True)
     weight = None if weights[0] is None else torch.stack(weights)
     return Batch(torch.stack(images), torch.stack(masks), weight, list(names))
 
@@ -101,9 +110,9 @@ class TrainLoader:
         return len(self.order)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch` from number `start` on."""
+        """The batches of `epoch` from number `start` on.  Raises InputError for a file gone bad."""
         self.order.epoch, self.order.start = epoch, start
-        return iter(self.loader)
+        return whole(self.loader)
 
 
 class _Whole(Dataset):
@@ -113,24 +122,36 @@ class _Whole(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.source.load(index)
+    def __getitem__(self, index: int) -> Sample | InputError:
+        try:
+            return self.source.load(index)
+        except InputError as e:
+            return e
 
 
-def _one(samples: list[Sample]) -> Sample:
+def _one(samples: list[Sample | InputError]) -> Sample | InputError:
     return samples[0]
 
 
-def whole_images(source: Source, workers: int) -> DataLoader:
+def whole(loader: DataLoader) -> Iterator:
+    """What `loader` yields; an error that stands in its place is raised."""
+    for loaded in loader:
+        if isinstance(loaded, InputError):
+            raise loaded
+        yield loaded
+
+
+def whole_images(source: Source, workers: int) -> Iterator[Sample]:
     """The samples of `source` in order, each at its own size, loaded ahead by `workers` processes."""
     may_fork()
-    return DataLoader(
+    loader = DataLoader(
         _Whole(source),
         collate_fn=_one,
         num_workers=workers,
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),
     )
+    return whole(loader)
 
 
 def quiet_worker(_: int) -> None:
@@ -149,9 +170,9 @@ def spread(source: Source, most: int) -> Iterator[Sample]:
         yield source.load(int(i))
 
 
-def pixels_of_classes(source: Source, most: int = 32) -> np.ndarray:
-    """Pixels of each value of the index masks of at most `most` samples, (256,), ignored ones as 0."""
-    counts = sum(np.bincount(s.mask.ravel(), minlength=256) for s in spread(source, most))
+def pixels_of_classes(source: Source) -> np.ndarray:
+    """Pixels of each value of the index masks of `source`, (256,), ignored ones as 0."""
+    counts = sum(np.bincount(s.mask.ravel(), minlength=256) for s in spread(source, len(source)))
     counts = np.asarray(counts)
     counts[IGNORE] = 0
     return counts

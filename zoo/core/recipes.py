@@ -7,6 +7,8 @@ leaves open; how they were chosen stands in the architecture's note.
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
+
 from zoo import registry
 from zoo.core.config import TrainConfig
 from zoo.errors import InputError
@@ -100,7 +102,6 @@ def resolve(flags: dict) -> tuple[TrainConfig, dict[str, str]]:
     arch = flags.get("arch", TrainConfig.arch)
     data = flags.get("data", TrainConfig.data)
     name = flags.get("recipe", TrainConfig.recipe)
-    architecture = registry.architecture(arch)
     layers = [
         ("data", DATA_DEFAULTS.get(data.split(":")[0], {})),
         (f"recipe {name}", recipe(arch, name).settings),
@@ -113,11 +114,14 @@ def resolve(flags: dict) -> tuple[TrainConfig, dict[str, str]]:
             settings[key] = {**settings.get(key, {}), **value} if key == "options" else value
             origins[key] = f"{origins[key]}, {origin}" if key == "options" and key in origins else origin
     config = replace(TrainConfig(), **settings)
-    least, _ = registry.legal_size(architecture, 1)
+    with torch.device("meta"):  # so that a wrong option is said before any file is read
+        options: dict = config.options
+        model = registry.build(arch, encoder=config.encoder, **options)
+    least, _ = registry.legal_size(model, 1)
     if min(config.size) < least:
         h, w = config.size
         raise InputError(f"--size {h}x{w}: too small for {arch}, whose smallest output is {least}x{least}")
-    size = registry.legal_size(architecture, config.size)
+    size = registry.legal_size(model, config.size)
     if size != config.size:
         origins["size"] = f"{origins.get('size', 'default')}, rounded up to what {arch} puts out"
     return replace(config, size=size), origins
@@ -133,6 +137,8 @@ def resume(saved: TrainConfig, flags: dict, run: str) -> TrainConfig:
         then = getattr(saved, key)
         if key == "options":
             then = {k: saved.options.get(k) for k in value}
+        elif key == "size":
+            value = registry.legal_size(registry.architecture(saved.arch), value)
         if key not in RESUMABLE and value != then:
             flag = key.replace("_", "-")
             raise InputError(

@@ -6,15 +6,13 @@ optimizer and the generators; `save` writes it, `Trainer(..., resume=…)` takes
 
 import json
 import math
-import os
 import signal
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
-from itertools import count as count_from
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -24,12 +22,13 @@ from torch import Tensor, nn
 from zoo import registry
 from zoo.core import checkpoint, losses, pictures
 from zoo.core.config import Preprocess, TrainConfig, rate
-from zoo.core.dataset import Source, open_data
+from zoo.core.dataset import Source, open_run
 from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.display import Display
 from zoo.core.loader import Batch, TrainLoader, TrainSet, statistics, whole_images
 from zoo.core.metrics import Scores, count
 from zoo.core.predictor import Predictor
+from zoo.core.run import log, open_folder, plain, truncate_logs
 from zoo.core.transforms import Augment
 from zoo.errors import InputError
 
@@ -69,10 +68,7 @@ class Trainer:
     ):
         self.config, self.out, self.display = config, out, display
         self.device = resolve_device(config.device)
-        self.train_source, self.val_source = open_data(
-            config.data, task=config.task, ignore=config.ignore, val_fraction=config.val_fraction,
-            fold=config.fold, seed=config.seed, limit_train=config.limit_train, limit_val=config.limit_val,
-        )
+        self.train_source, self.val_source = open_run(config, display.reading)
         for warning in (*self.train_source.warnings, *self.val_source.warnings):
             display.warn(warning)
         self.labels = self.train_source.labels
@@ -100,7 +96,8 @@ class Trainer:
         )
         self.steps_per_epoch = -(-len(self.loader) // config.accumulate)
         self.progress = Progress()
-        self.interrupted = False
+        self.images = 0  # trained on since the last validation
+        self.interrupted = self.fetching = False
         if resume:
             self.restore(resume)
         elif config.weights:
@@ -111,7 +108,7 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last epoch, validating and saving after each.  Raises Interrupted, InputError."""
         done = self.progress.step
-        self.open_folder()
+        open_folder(self.out, self.config)
         self.display.begin(self.config.epochs, self.steps_per_epoch, done)
         try:
             with self.catch_signals():
@@ -126,7 +123,8 @@ class Trainer:
         except (Interrupted, RuntimeError) as e:
             if not self.interrupted:
                 raise
-            self.save("last.pt")  # after the last whole step, also if the signal has killed a worker
+            if isinstance(e, Interrupted) or self.fetching:  # between steps; the signal may take a worker
+                self.save("last.pt")
             raise Interrupted from e
         finally:
             self.display.end()
@@ -136,12 +134,19 @@ class Trainer:
         p, config = self.progress, self.config
         batches = self.loader.epoch(p.epoch, p.batch)
         self.model.train()
-        while group := list(islice(batches, config.accumulate)):
+        while True:
             began = time.monotonic()
+            self.fetching = True
+            group = list(islice(batches, config.accumulate))
+            self.fetching = False
+            if not group:
+                break
             loss = self.step(group)
             p.step, p.steps_in_epoch, p.batch = p.step + 1, p.steps_in_epoch + 1, p.batch + len(group)
             p.loss += loss
-            speed = sum(len(b.names) for b in group) / (time.monotonic() - began)
+            images = sum(len(b.names) for b in group)
+            self.images += images
+            speed = images / (time.monotonic() - began)
             self.display.step(p.epoch + 1, p.step, p.loss / p.steps_in_epoch, self.lr(p.step - 1), speed)
             if self.interrupted:
                 raise Interrupted
@@ -166,11 +171,12 @@ class Trainer:
             part = losses.total(self.criterion, output, self.aux_weights, target, denominators)
             self.scaler.scale(part).backward()
             loss += part.detach()
-        self.check_finite(loss, group)
+        self.check_finite("loss", loss, group)
 
-        if self.config.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
+        if not self.scaler.is_enabled():  # fp16's scaler skips the step and lowers its scale by itself
+            self.check_finite("norm of the gradient", norm, group)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = self.lr(self.progress.step)
         self.scaler.step(self.optimizer)
@@ -192,14 +198,15 @@ class Trainer:
         warmup = round(self.config.warmup * self.steps_per_epoch)
         return self.config.lr * rate(step, total, warmup, self.config.schedule)
 
-    def check_finite(self, loss: Tensor, group: list[Batch]) -> None:
+    def check_finite(self, what: str, value: Tensor, group: list[Batch]) -> None:
         """Stop before the optimizer spoils the weights."""
-        if not torch.isfinite(loss):
+        if not torch.isfinite(value):
             names = ", ".join(name for batch in group for name in batch.names)
+            step, epoch, last = self.progress.step, self.progress.epoch, self.out / "last.pt"
             raise InputError(
-                f"the loss is {loss.item()} at step {self.progress.step + 1} (learning rate "
-                f"{self.lr(self.progress.step):.3g}, images {names}); {self.out / 'last.pt'} holds "
-                f"the run from before: try a lower --lr, --amp off, or look at these images"
+                f"the {what} is {value.item()} at step {step + 1} (learning rate {self.lr(step):.3g}, images "
+                f"{names}). {last} is from before, after epoch {epoch}: look at these images, or start "
+                f"anew from it with --weights {last} and a lower --lr or --amp off"
             )
 
     def evaluate(self) -> Scores:
@@ -207,6 +214,8 @@ class Trainer:
         predictor = Predictor(self.model.eval(), self.labels, self.preprocess, self.device, self.amp)
         scores, drawn = Scores(self.labels), []
         for i, sample in enumerate(whole_images(self.val_source, self.config.workers)):
+            if self.interrupted:
+                raise Interrupted
             mask = predictor(sample.image)
             scores.add(sample.name, count(mask, sample.mask, self.labels))
             if i < SAMPLES:
@@ -218,20 +227,20 @@ class Trainer:
     def finish_epoch(self, loss: float, scores: Scores, training_s: float, validation_s: float) -> None:
         """Log, then checkpoint: a kill in between repeats the epoch, see `truncate_logs`."""
         p = self.progress
-        images = len(self.train_source)
         p.epoch, p.batch, p.loss, p.steps_in_epoch = p.epoch + 1, 0, 0.0, 0
         score = -1.0 if math.isnan(scores.score) else scores.score  # nan: no class is anywhere
         best = score > p.best or p.best_epoch == 0
         if best:
             p.best, p.best_epoch = score, p.epoch
-        self.log("metrics.jsonl", {
+        log(self.out / "metrics.jsonl", {
             "epoch": p.epoch, "step": p.step, "lr": self.lr(p.step - 1), "loss": loss,
             "val": scores.to_dict(),
         })
-        self.log("timing.jsonl", {
+        log(self.out / "timing.jsonl", {
             "epoch": p.epoch, "training_s": round(training_s, 3), "validation_s": round(validation_s, 3),
-            "images_per_s": round(images / training_s, 3),
+            "images_per_s": round(self.images / training_s, 3),
         })
+        self.images = 0
         if best:
             self.save("best.pt")
         self.save("last.pt")
@@ -257,17 +266,6 @@ class Trainer:
             ("runs on", f"{self.device}, {precision}", "machine"),
         ]
 
-    # ------------------------------------------------------------------ what survives a kill
-
-    def open_folder(self) -> None:
-        """Make the run folder and write config.json; nothing to do where a run is resumed."""
-        try:
-            (self.out / "samples").mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise InputError(f"--out {self.out}: cannot make it ({e.strerror}); choose another") from e
-        text = json.dumps(self.config.to_dict(), indent=1) + "\n"
-        checkpoint.write_bytes(self.out / "config.json", text.encode())
-
     def save(self, name: str) -> None:
         """The whole run as one file in the run folder."""
         state = checkpoint.Checkpoint(
@@ -287,7 +285,7 @@ class Trainer:
         """Take up the run where `state` was saved."""
         if state.training["data"] != fingerprint(self.train_source, self.val_source):
             raise InputError(
-                f"{self.config.data}: not the data this run was started with (files or classes changed); "
+                f"{self.config.data}: not the data this run was started with (other files or classes); "
                 f"put them back, or start a new run with --weights {self.out / 'last.pt'}"
             )
         checkpoint.load_strict(self.model, state.model, str(self.out / "last.pt"))
@@ -304,13 +302,6 @@ class Trainer:
             raise InputError(f"--weights {path}: holds {other.arch}, not --arch {self.config.arch}")
         checkpoint.load_strict(self.model, other.model, f"--weights {path}")
 
-    def log(self, name: str, line: dict) -> None:
-        """Append one JSON line to a file of the run folder."""
-        with open(self.out / name, "a", encoding="utf-8") as f:
-            f.write(json.dumps(line) + "\n")
-            f.flush()
-            os.fsync(f.fileno())
-
     def choose_preprocess(self) -> Preprocess:
         """Statistics of the training images; tiles for a model that needs a margin around its output."""
         channels = self.train_source.channels if not self.config.encoder else 3
@@ -324,6 +315,7 @@ class Trainer:
 
         def first(number: int, frame: object) -> None:
             self.interrupted = True
+            self.display.note("stopping and saving after this step; once more stops at once")
             signal.signal(number, signal.default_int_handler)
 
         before = {n: signal.signal(n, first) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -346,39 +338,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=config.lr)
 
 
-def choose_folder(out: Path | None, config: TrainConfig) -> Path:
-    """`out` if it holds no run yet, else the first free of runs/ARCH-DATA, runs/ARCH-DATA-2, …"""
-    if out is not None:
-        if (out / "last.pt").exists() or (out / "metrics.jsonl").exists():
-            raise InputError(f"--out {out}: holds a run; go on with --resume {out}, or choose another folder")
-        return out
-    kind, _, path = config.data.partition(":")
-    first = Path("runs") / f"{config.arch}-{Path(path).resolve().name if path else kind}"
-    numbered = (first.with_name(f"{first.name}-{n}") for n in count_from(2))
-    return next(f for f in chain([first], numbered) if not f.exists())
-
-
-def plain(value: object) -> str:
-    """A setting as one would type it."""
-    if isinstance(value, dict):
-        return " ".join(f"{k}={v}" for k, v in value.items()) or "none"
-    if isinstance(value, tuple):
-        return " ".join(str(v) for v in value) or "none"
-    return "none" if value is None else str(value)
-
-
 def fingerprint(*sources: Source) -> int:
-    """A number that changes when a source's samples, their order or their classes do."""
+    """A number that changes when the names of a source's samples, their order or its classes do."""
     words = [[s.labels.task, *s.labels.names, *(s.name(i) for i in range(len(s)))] for s in sources]
     return zlib.crc32(json.dumps(words).encode())
-
-
-def truncate_logs(out: Path, epoch: int) -> None:
-    """Drop log lines of epochs after `epoch`: they will be written again.  A torn last line goes too."""
-    for path in (out / "metrics.jsonl", out / "timing.jsonl"):
-        if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]
-            if kept != lines:
-                checkpoint.write_bytes(path, "".join(kept).encode())
-
