@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from zoo.core.images import plural
 from zoo.core.inference import Item, Writer, find_images, predict_all
 from zoo.core.predictor import Predictor
 from zoo.errors import InputError
@@ -78,13 +79,8 @@ def settings(predictor: Predictor, images: int) -> str:
     labels, preprocess = predictor.labels, predictor.preprocess
     way = "tiles at the image's own scale" if preprocess.tile else "resized to {}x{}".format(*preprocess.size)
     precision = str(predictor.amp or "float32").removeprefix("torch.")
-    what = f"{labels.task}, {count(labels.num_classes, 'class', 'es')}, {way}"
-    return f"{count(images, 'image')}; {what}, on {predictor.device} in {precision}"
-
-
-def count(number: int, noun: str, plural: str = "s") -> str:
-    """`1 image`, `2 images`."""
-    return f"{number} {noun}{plural if number != 1 else ''}"
+    what = f"{labels.task}, {plural(labels.num_classes, 'class')}, {way}"
+    return f"{plural(images, 'image')}; {what}, on {predictor.device} in {precision}"
 
 
 def main(argv: list[str] | None = None) -> int:

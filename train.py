@@ -9,13 +9,21 @@ from zoo import names
 from zoo.core import checkpoint
 from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, TrainConfig
 from zoo.core.display import Display
-from zoo.core.recipes import RESUMABLE, resolve, resume
+from zoo.core.recipes import DATA_DEFAULTS, RECIPES, RESUMABLE, resolve, resume
 from zoo.core.run import choose_folder
 from zoo.core.trainer import Interrupted, Trainer
 from zoo.core.transforms import WORDS
 from zoo.errors import InputError
 
 DEFAULTS = {f.name: getattr(TrainConfig(), f.name) for f in fields(TrainConfig)}
+
+
+OVERRIDES = DATA_DEFAULTS | {arch: row.settings for (arch, name), row in RECIPES.items() if name == "default"}
+
+
+def written(value: object) -> str:
+    """A default as one would type it."""
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def size(text: str) -> tuple[int, int]:
@@ -58,9 +66,8 @@ def parser() -> argparse.ArgumentParser:
     def add(group: argparse._ArgumentGroup, flag: str, what: str, **how: object) -> None:
         name = flag.removeprefix("--").replace("-", "_")
         default = DEFAULTS.get(name)
-        if isinstance(default, tuple):
-            default = "x".join(str(v) for v in default)
-        shown = f" (default: {default})" if default not in (None, "", False) else ""
+        others = "".join(f"; {who}: {written(row[name])}" for who, row in OVERRIDES.items() if name in row)
+        shown = f" (default: {written(default)}{others})" if default not in (None, "", False, ()) else ""
         group.add_argument(flag, help=what + shown, **how)  # type: ignore[arg-type]
 
     g = p.add_argument_group("model")

@@ -45,7 +45,7 @@ def test_help_groups_the_flags_and_shows_defaults(capsys: pytest.CaptureFixture)
         assert a.help
         if (default := getattr(TrainConfig(), a.dest, None)) not in (None, False, ()):
             shown = "x".join(map(str, default)) if isinstance(default, tuple) else str(default)
-            assert f"(default: {shown})" in " ".join(text.split()), a.dest
+            assert f"(default: {shown}" in " ".join(text.split()), a.dest
 
 
 def test_values_are_read_as_typed() -> None:

@@ -79,6 +79,18 @@ def test_masks_are_the_same_on_every_machine(seed: int, index: int, size: int, c
     assert zlib.crc32(draw(seed, index, size).bits.astype("<i4").tobytes()) == crc
 
 
+@pytest.mark.parametrize(
+    ("seed", "index", "greys"),
+    [
+        (0, 0, "14 8 9 9 9 12 13 11 10 11 11 12 58 8 7 15 129 161 9 9 13 13 163 10 13 14 15 171 15 14"),
+        (5, 12, "3 4 3 5 5 5 5 15 8 7 4 3 45 6 9 3 7 68 191 5 6 8 89 91 5 4 8 9 190 7"),
+    ],
+)
+def test_grey_levels_are_the_same_within_1_on_every_machine(seed: int, index: int, greys: str) -> None:
+    drawn = draw(seed, index, 512).image[50::77, 60::97].ravel().astype(int)
+    assert np.abs(drawn - np.array(greys.split(), int)).max() <= 1
+
+
 def test_a_sample_does_not_depend_on_what_was_drawn_before() -> None:
     first = draw(3, 5, 256)
     draw(4, 0, 128)

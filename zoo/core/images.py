@@ -150,5 +150,5 @@ def refuse_all(where: str | Path, problems: list[str], most: int = 10) -> None:
 
 
 def plural(count: int, noun: str) -> str:
-    """1 image, 2 images."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+    """1 image, 2 images, 2 classes."""
+    return f"{count} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
