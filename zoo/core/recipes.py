@@ -55,7 +55,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         ours=("lr", "weight_decay", "schedule", "warmup", "clip", "epochs"),
     ),
     ("unetpp", "default"): Recipe(
-        source="ours: chosen on the phantoms; see papers/unetpp.md",
+        source="ours: found on the phantoms, benchmarks/LOG.md",
         settings={"options": {"norm": "batch"}, "lr": 2e-3},
     ),
     ("unetpp", "paper"): Recipe(
