@@ -4,7 +4,7 @@ from zoo.errors import InputError, nearest
 
 
 def test_the_most_alike_words_come_first_else_all() -> None:
-    assert nearest("resnet5", ["resnet50", "unet", "resnet101"]) == "nearest: resnet50, resnet101"
+    assert nearest("resnet5", ["resnet50", "fcn", "resnet101"]) == "nearest: resnet50, resnet101"
     assert nearest("zzz", ["b", "a"]) == "known: a, b"
     assert nearest("zzz", []) == "known: none"
 

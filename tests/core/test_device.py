@@ -40,7 +40,7 @@ def test_unknown_device_names_the_known(word: str) -> None:
 
 
 def test_amp_words() -> None:
-    assert ("auto", *device.AMP) == config.AMP
+    assert ("auto", *device.AMP) == config.AMP_WORDS
     assert device.resolve_amp("bf16", CPU) is torch.bfloat16
     assert device.resolve_amp("fp16", CPU) is torch.float16
     assert device.resolve_amp("off", CPU) is None
