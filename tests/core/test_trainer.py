@@ -19,6 +19,7 @@ from tests.conftest import write_shapes
 from zoo.core import checkpoint, losses
 from zoo.core.config import TrainConfig
 from zoo.core.display import Display
+from zoo.core.metrics import count
 from zoo.core.run import open_folder
 from zoo.core.trainer import Interrupted, Trainer, make_optimizer
 from zoo.errors import InputError
@@ -114,6 +115,27 @@ def test_ctrl_c_saves_and_the_resumed_run_is_the_unbroken_one(
     state = checkpoint.read(tmp_path / "broken" / "last.pt")
     assert state.training["progress"]["step"] == stop_after
     torch.manual_seed(99)  # as another process would find its generators
+    trainer(c, tmp_path / "broken", resume=state).fit()
+    assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
+
+
+def test_ctrl_c_while_validating_resumes_with_the_validation(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c = config(shapes)
+    trainer(c, tmp_path / "unbroken").fit()
+
+    def interrupting(*masks: object) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return count(*masks)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("zoo.core.trainer.count", interrupting)
+    with pytest.raises(Interrupted):
+        trainer(c, tmp_path / "broken").fit()
+    monkeypatch.undo()
+    state = checkpoint.read(tmp_path / "broken" / "last.pt")
+    assert state.training["progress"]["epoch"] == 0
+    assert state.training["progress"]["step"] == 4
     trainer(c, tmp_path / "broken", resume=state).fit()
     assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
 
