@@ -23,6 +23,8 @@ OVERRIDES = DATA_DEFAULTS | {arch: row.settings for (arch, name), row in RECIPES
 
 def written(value: object) -> str:
     """A default as one would type it."""
+    if isinstance(value, dict):
+        return " ".join(f"{k}={v}" for k, v in value.items())
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -65,9 +67,11 @@ def parser() -> argparse.ArgumentParser:
 
     def add(group: argparse._ArgumentGroup, flag: str, what: str, **how: object) -> None:
         name = flag.removeprefix("--").replace("-", "_")
-        default = DEFAULTS.get(name)
+        name = {"opt": "options"}.get(name, name)
+        default = None if name == "options" else DEFAULTS.get(name)
         others = "".join(f"; {who}: {written(row[name])}" for who, row in OVERRIDES.items() if name in row)
-        shown = f" (default: {written(default)}{others})" if default not in (None, "", False, ()) else ""
+        none = default is None or default is False or default == ()
+        shown = f" (default: {'none' if none else written(default)}{others})" if others or not none else ""
         group.add_argument(flag, help=what + shown, **how)  # type: ignore[arg-type]
 
     g = p.add_argument_group("model")
@@ -165,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted:
         return 130
     except KeyboardInterrupt:
-        print("train.py: stopped at once; --resume the run's folder to go on", file=sys.stderr)
+        print("train.py: stopped at once; --resume goes on with what a run had saved", file=sys.stderr)
         return 130
     return 0
 

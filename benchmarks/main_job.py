@@ -1,7 +1,7 @@
 """The first command of the README, timed: `python train.py --arch unetpp --ds` with no other flag.
 
-Prints the mean Dice over the 29 bones on held-out phantoms beside what the training set's mean mask scores
-there, and the wall time.  Run it on a machine with nothing else to do: `python benchmarks/main_job.py`.
+Prints the mean Dice over the 29 bones on held-out phantoms beside what the mean mask of other hands scores
+on hands, and the wall time.  Run it on a machine with nothing else to do: `python benchmarks/main_job.py`.
 """
 
 import json

@@ -78,7 +78,7 @@ def test_the_end_says_what_to_type_next(tmp_path: Path) -> None:
     d, out = display()
     d.done(Path("runs/x"), "phantom", 0.8, 3)
     assert "python -m zoo phantom hands" in out.getvalue()
-    assert "python infer.py runs/x/best.pt --input hands --out masks" in out.getvalue()
+    assert "python infer.py runs/x/best.pt --input hands --out predictions" in out.getvalue()
     (tmp_path / "images").mkdir()
     d.done(Path("runs/x"), f"folder:{tmp_path}", 0.8, 3)
     assert f"--input {tmp_path / 'images'}" in out.getvalue().replace("\n", "")

@@ -95,7 +95,7 @@ class Display:
         else:
             self.note("next:")
         best_pt, given = shlex.quote(str(out / "best.pt")), shlex.quote(str(images))
-        self.note(f"  python infer.py {best_pt} --input {given} --out masks")
+        self.note(f"  python infer.py {best_pt} --input {given} --out predictions")
 
     def validation(self, epoch: int, loss: float, scores: Scores, best: bool) -> None:
         """One line for the epoch, and the classes with their scores, the worst marked."""

@@ -10,7 +10,7 @@ import signal
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -123,8 +123,9 @@ class Trainer:
         except (Interrupted, RuntimeError) as e:
             if not self.interrupted:
                 raise
-            if isinstance(e, Interrupted) or self.fetching:  # between steps; the signal may take a worker
-                self.save("last.pt")
+            if not (isinstance(e, Interrupted) or self.fetching):  # not between steps: no state to save
+                raise
+            self.save("last.pt")  # the signal may have taken a worker along
             raise Interrupted from e
         finally:
             self.display.end()
@@ -213,6 +214,7 @@ class Trainer:
         """Scores over the validation images, each at its label's own resolution; draws the first few."""
         predictor = Predictor(self.model.eval(), self.labels, self.preprocess, self.device, self.amp)
         scores, drawn = Scores(self.labels), []
+        self.fetching = True  # validating changes nothing that is saved
         for i, sample in enumerate(whole_images(self.val_source, self.config.workers)):
             if self.interrupted:
                 raise Interrupted
@@ -220,6 +222,7 @@ class Trainer:
             scores.add(sample.name, count(mask, sample.mask, self.labels))
             if i < SAMPLES:
                 drawn.append(pictures.panel(sample.image, sample.mask, mask, self.labels, sample.name))
+        self.fetching = False
         path = self.out / "samples" / f"epoch_{self.progress.epoch + 1:04d}.png"
         pictures.write_png(path, pictures.grid(drawn, columns=1))
         return scores
@@ -315,8 +318,9 @@ class Trainer:
 
         def first(number: int, frame: object) -> None:
             self.interrupted = True
-            self.display.note("stopping and saving after this step; once more stops at once")
             signal.signal(number, signal.default_int_handler)
+            with suppress(OSError, RuntimeError, SystemExit):  # a pipe may have gone with the same Ctrl-C
+                self.display.note("stopping and saving after this step; once more stops at once")
 
         before = {n: signal.signal(n, first) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
