@@ -1,8 +1,10 @@
 """The few blocks that more than one paper uses.  Legend: N batch, K classes, (H, W) the input's size."""
 
+from collections.abc import Sequence
 from math import prod, sqrt
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,6 +27,143 @@ def resize(x: Tensor, like: Tensor, mode: str = "bilinear", align_corners: bool 
     """
     corners = align_corners if mode in ("bilinear", "bicubic") else None  # the others refuse the word
     return F.interpolate(x, size=like.shape[-2:], mode=mode, align_corners=corners)
+
+
+def conv_bn_relu(in_channels: int, channels: int, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
+    """Convolution that keeps the size, BatchNorm, ReLU; no bias, for BatchNorm would cancel it."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, kernel, 1, kernel // 2 * dilation, dilation, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class UpBlock(nn.Module):
+    """A U-Net's step up, as segmentation_models_pytorch has it: nearest up-sampling, concatenation, two 3×3.
+
+    No up-convolution: the map keeps its channels until the first convolution.  The convolutions start from
+    He's uniform distribution by fan-in.
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = conv_bn_relu(in_channels + skip_channels, channels)
+        self.conv2 = conv_bn_relu(channels, channels)
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.kaiming_uniform_(conv.weight, mode="fan_in", nonlinearity="relu")
+
+    def forward(self, x: Tensor, skips: Sequence[Tensor], like: Tensor | None = None) -> Tensor:
+        """(N, in_channels, h, w) and skips (N, …, H, W) -> (N, channels, H, W).
+
+        Without a skip, `like` has that height and width.
+        """
+        up = resize(x, skips[0] if like is None else like, "nearest")       # (N, in_channels, H, W)
+        return self.conv2(self.conv1(torch.cat([up, *skips], 1)))           # (N, channels, H, W)
+
+
+def head3x3(in_channels: int, num_classes: int) -> nn.Conv2d:
+    """segmentation_models_pytorch's classifier of each pixel: Xavier-uniform weights, biases 0."""
+    head = nn.Conv2d(in_channels, num_classes, 3, padding=1)
+    nn.init.xavier_uniform_(head.weight)
+    nn.init.zeros_(head.get_parameter("bias"))
+    return head
+
+
+class PooledBatchNorm(nn.BatchNorm2d):
+    """BatchNorm behind a global pooling, where a batch of one image is one value a channel.
+
+    That value is its own mean and has no variance: torch refuses it.  It is normalised by the running
+    statistics instead, which it leaves as they are.  With two images or more this is BatchNorm.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> the same shape."""
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            mean, var = self.running_mean, self.running_var
+            return F.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class SeparableConv(nn.Module):
+    """3×3 depthwise convolution, BatchNorm, 1×1 convolution, BatchNorm; `relu`: a ReLU after each BatchNorm.
+
+    The names of the parts are timm's, whose Xception weights so load without a table.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        relu: bool,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.conv_dw = nn.Conv2d(
+            in_channels, in_channels, 3, stride, dilation, dilation, groups=in_channels, bias=False
+        )
+        self.bn_dw = nn.BatchNorm2d(in_channels, eps)
+        self.conv_pw = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn_pw = nn.BatchNorm2d(channels, eps)
+        self.act = nn.ReLU() if relu else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, channels, h/stride, w/stride)."""
+        x = self.act(self.bn_dw(self.conv_dw(x)))
+        return self.act(self.bn_pw(self.conv_pw(x)))
+
+
+def nearest_multiple(width: float, of: int) -> int:
+    """The multiple of `of` that is nearest to `width`, halves up; the next one where that is over 10 % less.
+
+    MobileNet's rule for widths.
+    """
+    rounded = max(of, int(width / of + 0.5) * of)
+    return rounded if rounded >= 0.9 * width else rounded + of
+
+
+class SqueezeExcite(nn.Module):
+    """Squeeze-and-excitation (Hu et al., 2018): each channel times a gate that the whole image sets.
+
+    gate = σ(W₂ act(W₁ mean(x))), 0 to 1, with `squeeze` values between the two; names are torchvision's.
+    """
+
+    def __init__(self, channels: int, squeeze: int, act: nn.Module) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, squeeze, 1)
+        self.act = act
+        self.fc2 = nn.Conv2d(squeeze, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> the same shape."""
+        mean = x.mean((2, 3), keepdim=True)                     # (N, C, 1, 1)
+        return x * self.fc2(self.act(self.fc1(mean))).sigmoid()
+
+
+class StochasticDepth(nn.Module):
+    """Stochastic depth (Huang et al., 2016), put behind what a block adds to its input: x + drop(F(x)).
+
+    In train mode it zeroes F(x) with probability `p`, for each image by itself, and divides it by 1 - p where
+    it stays, so that the mean is the same.  In eval mode it does nothing.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, …) -> the same shape."""
+        if not self.training or self.p == 0:
+            return x
+        stays = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - self.p)  # (N, 1, …)
+        return x * (stays / (1 - self.p))
+
+    def extra_repr(self) -> str:
+        """What `print` shows in the brackets."""
+        return f"p={self.p:.4g}"
 
 
 def he_normal_(module: nn.Module) -> None:
