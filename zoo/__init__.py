@@ -5,9 +5,10 @@ from pathlib import Path
 from torch import nn
 
 from zoo import archs as archs
+from zoo import weights as weights
 from zoo.registry import build, describe, names
 
-__all__ = ["build", "describe", "load", "names"]
+__all__ = ["build", "describe", "load", "names", "weights"]
 
 
 def load(path: str | Path) -> nn.Module:

@@ -5,7 +5,9 @@ A class that is registered keeps the architecture contract, which `register` che
     aux_weights   what each auxiliary logits of `zoo.layers.Output` counts in the loss; () if there are none
     margin        pixels that the output lacks at each side of the input (unpadded convolutions), else 0
     min_size, size_step   legal OUTPUT heights and widths: min_size + k * size_step, k >= 0
-and its instances have `num_classes` and `in_channels`.  The core reads nothing else of an architecture.
+and its instances have `num_classes` and `in_channels`.  A class that is registered with `encoders` takes the
+keywords `encoder` and `pretrained` and keeps what it built as `self.encoder`.  The core reads nothing else of
+an architecture.
 """
 
 import inspect
@@ -17,6 +19,8 @@ from typing import TypeVar, cast, get_args, get_origin, get_type_hints
 import torch
 from torch import nn
 
+from zoo.encoders import Normalisation
+from zoo.encoders import names as encoder_names
 from zoo.errors import InputError, nearest
 from zoo.profile import macs
 
@@ -24,6 +28,7 @@ Size = int | tuple[int, int]
 Model = nn.Module | type[nn.Module]  # limits can be asked of a network and of its class
 Class = TypeVar("Class", bound=type[nn.Module])
 OWN_WORDS = ("num_classes", "in_channels", "encoder", "pretrained")  # arguments of `build`, not options
+ENCODER_WORDS = OWN_WORDS[2:]
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Paper:
     url: str
     note: str
     encoders: tuple[str, ...]
-    pretrained: tuple[str, ...]
+    encoders_why: str
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Entry:
 class Description:
     """What `python -m zoo` prints of one name, with every argument at its default.
 
+    pretrained: names of `zoo.weights.known()` for the whole network.
     macs: multiply-adds for a 512×512 output; where 512 is not a legal size, those of the one tile of the next
     legal size (for the unpadded U-Net 516×516, from an input of 700×700).
     """
@@ -83,14 +89,14 @@ def register(
     url: str,
     note: str,
     encoders: tuple[str, ...] = (),
-    pretrained: tuple[str, ...] = (),
+    encoders_why: str = "",
 ) -> Callable[[Class], Class]:
     """Class decorator.  `names`: one name, or the paper's table of variants {name: {keyword: value}}.
 
-    encoders, pretrained: the words that `build` accepts for them; the class takes them as keywords.
+    encoders: the encoders that it takes; encoders_why: why no others, what follows "it takes X, Y: ".
     """
     rows = {names: {}} if isinstance(names, str) else names
-    paper = Paper(title, authors, year, url, note, encoders, pretrained)
+    paper = Paper(title, authors, year, url, note, encoders, encoders_why)
 
     def enter(cls: Class) -> Class:
         for name, row in rows.items():
@@ -114,24 +120,42 @@ def build(
     in_channels: int | None = None,
     encoder: str | None = None,
     pretrained: bool | str = False,
+    reset_head: bool = False,
     **options: object,
 ) -> nn.Module:
     """The network called `name`, in train mode, its weights drawn from torch's global generator.
 
     None means the architecture's own default.  `options` are the class's keywords, see `describe(name)`.
+    pretrained: True for the encoder's ImageNet weights, or a name of `zoo.weights.known()` for the whole
+        network, which also sets the encoder, options and classes that those weights belong to.
+    reset_head: with such a name, keep a fresh classifier where `num_classes` is another.
+
+    Raises InputError for whatever is unknown or impossible, naming the nearest known.
     """
     entry = _entry(name)
     arguments = {**entry.row, **_check_options(name, entry, options)}
+    if isinstance(pretrained, str):
+        from zoo import weights  # it builds networks itself
+
+        arguments = {**weights.published(name, pretrained).build, **arguments}
     for word, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if value is not None:
             if not _fits(value, int) or value < 1:
                 raise InputError(f"{word} of {name} must be a whole number >= 1, not {value!r}")
             arguments[word] = value
     if encoder is not None:
-        arguments["encoder"] = _choose(name, "encoder", encoder)
-    if pretrained is not False:
-        arguments["pretrained"] = _choose(name, "pretrained", pretrained)
-    return entry.architecture(**arguments)
+        arguments["encoder"] = _choose_encoder(name, entry, encoder)
+    if pretrained is True:
+        if not entry.paper.encoders or arguments.get("encoder", _defaults(entry)["encoder"]) is None:
+            raise InputError(
+                f"{name} without an encoder has no ImageNet weights (got pretrained=True); "
+                f"architectures with an encoder: {_with_encoders()}"
+            )
+        arguments["pretrained"] = True
+    model = entry.architecture(**arguments)
+    if isinstance(pretrained, str):
+        weights.load(model, weights.fetch(pretrained), reset_head=reset_head)
+    return model
 
 
 def architecture(name: str) -> type[nn.Module]:
@@ -139,8 +163,15 @@ def architecture(name: str) -> type[nn.Module]:
     return _entry(name).architecture
 
 
+def default_encoder(name: str) -> str | None:
+    """The encoder that `name` has where none is chosen; None where it has none."""
+    return cast("str | None", _defaults(_entry(name)).get("encoder"))
+
+
 def describe(name: str) -> Description:
     """Paper, options and size of the network called `name`; built on the meta device, so at no cost."""
+    from zoo import weights  # it builds networks itself
+
     entry = _entry(name)
     defaults = _defaults(entry)
     with torch.device("meta"):
@@ -149,7 +180,8 @@ def describe(name: str) -> Description:
     border = 2 * margin(model)
     return Description(
         name=name,
-        **vars(entry.paper),
+        **{word: value for word, value in vars(entry.paper).items() if word != "encoders_why"},
+        pretrained=tuple(key for key, row in weights.known().items() if row.architecture == name),
         num_classes=cast(int, defaults["num_classes"]),
         in_channels=cast(int, defaults["in_channels"]),
         options={word: value for word, value in defaults.items() if word not in OWN_WORDS},
@@ -161,6 +193,12 @@ def describe(name: str) -> Description:
 def margin(model: Model) -> int:
     """Pixels that the output of `model` lacks at each side of its input."""
     return _limits(model)[0]
+
+
+def normalisation(model: nn.Module) -> Normalisation | None:
+    """What the weights of `model` expect of its input; None for random weights."""
+    parts = (model, getattr(model, "encoder", None))
+    return next((found for part in parts if (found := getattr(part, "normalisation", None))), None)
 
 
 def legal_size(model: Model, size: Size) -> tuple[int, int]:
@@ -231,21 +269,26 @@ def _fits(value: object, hint: object) -> bool:
     return isinstance(value, NoneType if hint is None else cast(type, hint))
 
 
-def _choose(name: str, word: str, value: bool | str) -> bool | str:
-    """`value`, if `name` was registered with it for `word`; True stands for the first of its words."""
-    field, thing = {
-        "encoder": ("encoders", "choice of encoder"),
-        "pretrained": ("pretrained", "pretrained weights"),
-    }[word]
-    listed: dict[str, tuple[str, ...]] = {key: getattr(e.paper, field) for key, e in _ENTRIES.items()}
-    choices = listed[name]
-    if not choices:
-        those = ", ".join(key for key in listed if listed[key]) or "none yet"
-        raise InputError(f"{name} has no {thing} (got {word}={value!r}); available for: {those}")
-    if value is not True and value not in choices:
-        found = nearest(str(value), choices)
-        raise InputError(f"unknown {word} {value!r} for {name}; {found}; see zoo.describe({name!r})")
-    return choices[0] if value is True else value
+def _choose_encoder(name: str, entry: Entry, encoder: str) -> str:
+    """`encoder`, if `name` was registered with it; else InputError that says why not."""
+    paper = entry.paper
+    if encoder in paper.encoders:
+        return encoder
+    if not paper.encoders:
+        those = _with_encoders()
+        raise InputError(f"{name} has no choice of encoder (got {encoder!r}); available for: {those}")
+    if encoder in encoder_names():
+        few = len(paper.encoders) <= 10
+        those = ", ".join(paper.encoders) if few else f"those of zoo.describe({name!r}).encoders"
+        raise InputError(
+            f"encoder {encoder!r} is not possible with {name}, which takes {those}: {paper.encoders_why}"
+        )
+    found = nearest(str(encoder), paper.encoders)
+    raise InputError(f"unknown encoder {encoder!r} for {name}; {found}; see zoo.describe({name!r})")
+
+
+def _with_encoders() -> str:
+    return ", ".join(key for key, entry in _ENTRIES.items() if entry.paper.encoders) or "none yet"
 
 
 def _check_contract(cls: type[nn.Module], row: Mapping[str, object], paper: Paper) -> None:
@@ -264,7 +307,7 @@ def _check_contract(cls: type[nn.Module], row: Mapping[str, object], paper: Pape
             problems.append(f"{word} must be keyword-only")
         if parameter.default is parameter.empty and word not in row:
             problems.append(f"{word} has no default")
-    wanted = [*row, *["encoder"][: len(paper.encoders)], *["pretrained"][: len(paper.pretrained)]]
+    wanted = [*row, *(ENCODER_WORDS if paper.encoders else ())]
     problems += [f"{word} is not an argument" for word in wanted if word not in parameters]
     if problems:
         raise TypeError(f"{cls.__name__} breaks the architecture contract: {'; '.join(problems)}")

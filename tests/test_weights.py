@@ -1,0 +1,512 @@
+"""If these break, a public checkpoint gives another network's output, or half of it, without a word.
+
+The installed references write the files, with random weights.  semseg is not on any index: its layout is made
+from our own network by the names of its published files, and its graph is checked against a slow rebuilding.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import segmentation
+
+import zoo
+from zoo import download, weights
+from zoo.encoders import Normalisation
+from zoo.encoders.pretrained import IMAGENET
+from zoo.errors import InputError
+from zoo.weights.layouts import CLASSIFIERS, LAYOUTS
+
+TINY = {"encoder": "resnet18"}
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """With running statistics that differ from what a fresh network has; in eval mode."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model.eval()
+
+
+def assert_close(ours: Tensor, theirs: Tensor) -> None:
+    """Equal to 1e-5 of the range."""
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() <= 1e-5 * (theirs.max() - theirs.min())
+
+
+def save(path: Path, content: nn.Module | dict) -> Path:
+    torch.save(content.state_dict() if isinstance(content, nn.Module) else content, path)
+    return path
+
+
+def hollow(model: nn.Module) -> dict:
+    """A state dict of its shapes, all zeros, that takes no room: for files that are refused."""
+    return {key: torch.zeros((), dtype=t.dtype).expand(t.shape) for key, t in model.state_dict().items()}
+
+
+def bare(name: str, *arguments: int, **options: object) -> nn.Module:
+    """A network without storage: for files that are refused."""
+    with torch.device("meta"):
+        return zoo.build(name, *arguments, **options)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "weights.pth"
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+# ------------------------------------------------------------------ torchvision
+
+
+def torchvision_fcn(classes: int = 5, aux: bool = True) -> nn.Module:
+    """torchvision's FCN on a ResNet-50, built without its downloads."""
+    trunk = torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True])
+    layers = {"layer4": "out", "layer3": "aux"} if aux else {"layer4": "out"}
+    backbone = torchvision.models._utils.IntermediateLayerGetter(trunk, layers)
+    head, extra = segmentation.fcn.FCNHead(2048, classes), segmentation.fcn.FCNHead(1024, classes)
+    return randomised(segmentation.FCN(backbone, head, extra if aux else None))
+
+
+def test_fcn_of_torchvision(path: Path, said: list[str]) -> None:
+    reference = torchvision_fcn()
+    model = zoo.build("fcn", 5)
+    loaded = weights.load(model, save(path, reference), say=said.append)
+    x = torch.randn(1, 3, 65, 47)
+    assert_close(model.eval()(x), reference(x)["out"])
+    aux = model.train().apply(lambda m: m.eval() if isinstance(m, nn.BatchNorm2d | nn.Dropout) else m)(x).aux
+    assert_close(aux[0], reference(x)["aux"])
+    tensors = len(reference.state_dict())
+    assert said == [f"weights.pth: torchvision's FCN (resnet50): {tensors} tensors -> fcn"]
+    assert loaded.line == said[0]
+    assert (loaded.fresh, loaded.options) == ((), {})
+    assert loaded.normalisation == IMAGENET == zoo.registry.normalisation(model)
+
+
+def test_an_auxiliary_head_that_only_the_file_has_is_dropped_and_said(path: Path, said: list[str]) -> None:
+    reference = randomised(zoo.build("fcn", 5, **TINY))  # its keys are torchvision's: see above
+    model = zoo.build("fcn", 5, **TINY, aux=False).eval()
+    weights.load(model, save(path, reference), say=said.append)
+    x = torch.randn(1, 3, 33, 33)
+    assert torch.equal(model(x), reference(x))
+    assert said[0].endswith("-> fcn; dropped: aux_classifier")
+
+
+def test_an_auxiliary_head_that_only_the_model_has_is_refused(path: Path) -> None:
+    save(path, hollow(zoo.build("fcn", 5, **TINY, aux=False)))
+    with pytest.raises(InputError, match=r"has no auxiliary head, the model has one: build it with aux="):
+        weights.load(bare("fcn", 5, **TINY), path)
+    weights.load(zoo.build("fcn", 5, **TINY, aux=False), path, say=lambda line: None)
+
+
+def test_deeplabv3_of_torchvision_fills_encoder_and_aspp(path: Path, said: list[str]) -> None:
+    reference = segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True)
+    randomised(reference)
+    model = zoo.build("deeplabv3plus", 4, encoder="resnet50", output_stride=8, separable=False).eval()
+    before = {key: t.clone() for key, t in model.state_dict().items()}
+    loaded = weights.load(model, save(path, reference), say=said.append)
+    x = torch.randn(1, 3, 65, 47)
+    assert_close(model.aspp(model.encoder(x)[-1]), reference.classifier[0](reference.backbone(x)["out"]))
+    assert loaded.fresh == ("low_level", "decoder", "head")
+    for key, tensor in model.state_dict().items():
+        if key.startswith(loaded.fresh):
+            assert torch.equal(tensor, before[key])
+    assert said[0].endswith("; dropped: classifier.[124], aux_classifier; fresh: low_level, decoder, head")
+
+
+@pytest.mark.parametrize(
+    "options", [{"output_stride": 16}, {"separable": True}, {"rates": (6, 12, 18)}, {"image_pooling": False}]
+)
+def test_deeplabv3_of_torchvision_needs_the_same_graph(path: Path, options: dict) -> None:
+    with torch.device("meta"):
+        reference = segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None)
+    save(path, hollow(reference))
+    model = bare("deeplabv3plus", encoder="resnet50", **{"output_stride": 8, "separable": False, **options})
+    says = r"into this deeplabv3plus: build it with output_stride=8 and separable=False, the rest by default"
+    with pytest.raises(InputError, match=says):
+        weights.load(model, path)
+
+
+# ------------------------------------------------------------------ segmentation_models_pytorch
+
+
+@pytest.fixture
+def smp() -> object:
+    return pytest.importorskip("segmentation_models_pytorch")
+
+
+@pytest.mark.parametrize("channels", [(256, 128, 64, 32, 16), (384, 256, 160, 112, 56)])
+def test_unet_of_the_popular_library(smp: object, path: Path, said: list[str], channels: tuple) -> None:
+    reference = randomised(smp.Unet("resnet18", encoder_weights=None, classes=3, decoder_channels=channels))
+    model = zoo.build("unet_halved", 3, **TINY, decoder_channels=channels).eval()
+    weights.load(model, save(path, reference), say=said.append)
+    x = torch.randn(2, 3, 64, 96)
+    assert_close(model(x), reference(x))
+    assert said == [
+        f"weights.pth: segmentation_models_pytorch's Unet (resnet18): {len(reference.state_dict())} tensors "
+        f"-> unet_halved"
+    ]
+
+
+def test_unet_of_another_width_is_told(smp: object, path: Path) -> None:
+    save(path, hollow(smp.Unet("resnet18", encoder_weights=None)))
+    says = r"decoder is \(256, .* 16\) wide, the model's \(384, .*: build it with decoder_channels=\(256, 128"
+    with pytest.raises(InputError, match=says):
+        weights.load(bare("unet_halved", **TINY), path)
+
+
+def test_unetpp_of_the_popular_library(smp: object, path: Path, said: list[str]) -> None:
+    reference = randomised(smp.UnetPlusPlus("resnet34", encoder_weights=None, classes=2))
+    model = zoo.build("unetpp", 2, encoder="resnet34").eval()
+    weights.load(model, save(path, reference), say=said.append)
+    x = torch.randn(1, 3, 64, 32)
+    assert_close(model(x), reference(x))
+    assert f"UnetPlusPlus (resnet34): {len(reference.state_dict())} tensors -> unetpp" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "fresh"),
+    [
+        ("PSPNet", "pspnet", ("ppm", "head", "aux")),
+        ("DeepLabV3Plus", "deeplabv3plus", ("aspp", "low_level", "decoder", "head")),
+    ],
+)
+def test_of_heads_that_are_not_the_papers_only_the_encoder_is_taken(
+    smp: object, path: Path, said: list[str], theirs: str, ours: str, fresh: tuple
+) -> None:
+    reference = randomised(getattr(smp, theirs)("resnet18", encoder_weights=None, classes=7))
+    model = zoo.build(ours, 2, **TINY)
+    before = {key: t.clone() for key, t in model.state_dict().items()}
+    loaded = weights.load(model, save(path, reference), say=said.append)
+    there = reference.encoder.state_dict()
+    assert model.encoder.state_dict().keys() == there.keys()
+    assert all(torch.equal(t, there[key]) for key, t in model.encoder.state_dict().items())
+    assert loaded.fresh == fresh
+    for key, tensor in model.state_dict().items():
+        assert key.startswith("encoder.") or torch.equal(tensor, before[key])
+    assert said[0].endswith(f"; dropped: decoder, segmentation_head; fresh: {', '.join(fresh)}")
+
+
+def test_an_encoder_of_the_library_that_is_not_torchvisions_is_refused(smp: object, path: Path) -> None:
+    save(path, hollow(smp.Unet("efficientnet-b0", encoder_weights=None)))
+    says = r"Unet with \d+ keys that have no place here, first \['encoder\._conv_stem\.weight'.* on a ResNet"
+    with pytest.raises(InputError, match=says):
+        weights.load(bare("unet_halved", encoder="efficientnet_b0"), path)
+
+
+def test_one_channel_in_both(smp: object, path: Path) -> None:
+    reference = randomised(smp.Unet("resnet18", encoder_weights=None, in_channels=1))
+    channels = (256, 128, 64, 32, 16)
+    model = zoo.build("unet_halved", 1, 1, **TINY, decoder_channels=channels).eval()
+    weights.load(model, save(path, reference), say=lambda line: None)
+    x = torch.randn(1, 1, 64, 32)
+    assert_close(model(x), reference(x))
+
+
+# ------------------------------------------------------------------ semseg
+
+
+def as_semseg(ours: dict, prefix: str = "module.") -> dict:
+    """The state dict of our pspnet under the names of semseg's published files."""
+    names = {
+        r"encoder\.conv1\.(\d)\.(.*)": r"layer0.\1.\2",
+        r"encoder\.bn1\.(.*)": r"layer0.7.\1",
+        r"encoder\.(layer.*)": r"\1",
+        r"ppm\.branches\.(\d)\.0\.(.*)": r"ppm.features.\1.1.\2",
+        r"ppm\.branches\.(\d)\.1\.(.*)": r"ppm.features.\1.2.\2",
+        r"head\.(.*)": r"cls.\1",
+        r"(aux\..*)": r"\1",
+    }
+    state = {}
+    for key, tensor in ours.items():
+        (new,) = (re.sub(old, new, key) for old, new in names.items() if re.fullmatch(old, key))
+        state[prefix + new] = tensor
+    return state
+
+
+def semseg_logits(state: dict, x: Tensor) -> Tensor:
+    """PSPNet-50 as semseg writes it, straight from its state dict: no module of ours is involved."""
+
+    def bn(y: Tensor, key: str) -> Tensor:
+        mean, var = state[f"{key}.running_mean"], state[f"{key}.running_var"]
+        return nn.functional.batch_norm(y, mean, var, state[f"{key}.weight"], state[f"{key}.bias"])
+
+    def conv(y: Tensor, key: str, stride: int = 1, dilation: int = 1) -> Tensor:
+        w = state[f"{key}.weight"]
+        return nn.functional.conv2d(y, w, None, stride, dilation * (w.shape[-1] // 2), dilation)
+
+    for c, b, stride in (("0", "1", 2), ("3", "4", 1), ("6", "7", 1)):
+        x = bn(conv(x, f"layer0.{c}", stride), f"layer0.{b}").relu()
+    y = nn.functional.max_pool2d(x, 3, 2, 1)
+    for stage, blocks, stride, dilation in ((1, 3, 1, 1), (2, 4, 2, 1), (3, 6, 1, 2), (4, 3, 1, 4)):
+        for i in range(blocks):
+            at, s = f"layer{stage}.{i}", stride if i == 0 else 1
+            z = bn(conv(y, f"{at}.conv1"), f"{at}.bn1").relu()
+            z = bn(conv(z, f"{at}.conv2", s, dilation), f"{at}.bn2").relu()
+            z = bn(conv(z, f"{at}.conv3"), f"{at}.bn3")
+            short = bn(conv(y, f"{at}.downsample.0", s), f"{at}.downsample.1") if i == 0 else y
+            y = (z + short).relu()
+    size, levels = y.shape[-2:], [y]
+    for i, bins in enumerate((1, 2, 3, 6)):
+        z = nn.functional.adaptive_avg_pool2d(y, bins)
+        z = bn(conv(z, f"ppm.features.{i}.1"), f"ppm.features.{i}.2").relu()
+        levels.append(nn.functional.interpolate(z, size=size, mode="bilinear", align_corners=True))
+    y = bn(conv(torch.cat(levels, 1), "cls.0"), "cls.1").relu()
+    y = nn.functional.conv2d(y, state["cls.4.weight"], state["cls.4.bias"])
+    h, w = (8 * (n - 1) + 1 for n in size)
+    return nn.functional.interpolate(y, size=(h, w), mode="bilinear", align_corners=True)
+
+
+def test_pspnet_of_semseg(path: Path, said: list[str]) -> None:
+    state = as_semseg(randomised(zoo.build("pspnet", 4)).state_dict())
+    save(path, {"epoch": 50, "state_dict": state, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}})
+    torch.manual_seed(1)
+    model = zoo.build("pspnet", 4).eval()
+    loaded = weights.load(model, path, say=said.append)
+    x = torch.randn(1, 3, 73, 57)
+    with torch.no_grad():
+        expected = semseg_logits({key.removeprefix("module."): t for key, t in state.items()}, x)
+        assert_close(model(x), expected)
+        model.align_corners = False
+        wrong = (model(x) - expected).abs().max()
+    assert wrong > 0.01 * (expected.max() - expected.min())  # so the flag that was set matters
+    assert loaded.options == {"align_corners": True}
+    assert loaded.normalisation == IMAGENET
+    line = f"weights.pth: semseg's PSPNet (resnet50s): {len(state)} tensors -> pspnet; align_corners=True"
+    assert said == [line]
+
+
+@pytest.mark.parametrize("options", [{"dilate_first": False}, {"output_stride": 16}, {"bins": (1, 2, 3, 4)}])
+def test_pspnet_of_semseg_needs_the_same_graph(path: Path, options: dict) -> None:
+    save(path, as_semseg(hollow(bare("pspnet", 4)), prefix=""))
+    with pytest.raises(InputError, match=r"leave output_stride, dilate_first and bins at their defaults"):
+        weights.load(bare("pspnet", 4, **options), path)
+
+
+# ------------------------------------------------------------------ our own
+
+
+def own_checkpoint(path: Path, arch: str, **build: object) -> nn.Module:
+    """A checkpoint as train.py writes it, with its network."""
+    from zoo.core import checkpoint
+    from zoo.core.config import Preprocess
+    from zoo.core.masks import Labels
+
+    model = randomised(zoo.build(arch, **build))
+    channels = model.in_channels
+    preprocess = Preprocess(channels, (0.25,) * channels, (0.125,) * channels, (64, 64))
+    labels = Labels("multilabel", tuple("abcdefg"[: model.num_classes]), ((0, 0, 0),) * model.num_classes)
+    state = checkpoint.Checkpoint(arch, dict(build), labels, preprocess, model.state_dict(), {})
+    checkpoint.write(path, state)
+    return model
+
+
+def test_a_checkpoint_of_train(path: Path, said: list[str]) -> None:
+    reference = own_checkpoint(path, "unetpp", num_classes=2, in_channels=1, width=4)
+    model = zoo.build("unetpp", 2, 1, width=4).eval()
+    loaded = weights.load(model, path, say=said.append)
+    x = torch.randn(1, 1, 33, 47)
+    assert torch.equal(model(x), reference(x))
+    assert loaded.normalisation == Normalisation((0.25,), (0.125,)) == zoo.registry.normalisation(model)
+    assert re.fullmatch(r"weights\.pth: checkpoint of train\.py: \d+ tensors -> unetpp", said[0])
+
+
+def test_a_checkpoint_of_train_says_how_corners_are_aligned(path: Path) -> None:
+    own_checkpoint(path, "pspnet", num_classes=2, **TINY, align_corners=True)
+    model = zoo.build("pspnet", 2, **TINY)
+    assert weights.load(model, path, say=lambda line: None).options == {"align_corners": True}
+    assert model.align_corners is True
+
+
+def test_a_checkpoint_of_another_architecture(path: Path) -> None:
+    own_checkpoint(path, "unetpp", width=2)
+    with pytest.raises(InputError, match=r"weights\.pth: holds unetpp, not unet$"):
+        weights.load(zoo.build("unet", width=2), path)
+
+
+def test_a_bare_state_dict(path: Path, said: list[str]) -> None:
+    reference = zoo.build("unet", width=2)
+    model = zoo.build("unet", width=2)
+    loaded = weights.load(model, save(path, reference), say=said.append)
+    assert all(torch.equal(t, reference.state_dict()[key]) for key, t in model.state_dict().items())
+    assert loaded.normalisation is None
+    assert "a bare state dict" in said[0]
+
+
+# ------------------------------------------------------------------ classes and channels
+
+
+@pytest.mark.parametrize("name", list(CLASSIFIERS))
+def test_another_number_of_classes(name: str, path: Path, said: list[str]) -> None:
+    options: dict = {"width": 2} if name in ("unet", "unetpp") else dict(TINY)
+    if name == "unetpp":
+        options["deep_supervision"] = True
+    reference = own_checkpoint(path, name, num_classes=3, **options)
+    model = zoo.build(name, 5, **options)
+    before = {key: t.clone() for key, t in model.state_dict().items()}
+    says = r"weights\.pth: is for 3 classes, the model for 5; --reset-head \(in Python: reset_head=True\)"
+    with pytest.raises(InputError, match=says):
+        weights.load(model, path)
+    assert all(torch.equal(t, before[key]) for key, t in model.state_dict().items())
+
+    loaded = weights.load(model, path, reset_head=True, say=said.append)
+    places = {"fcn": ("classifier.4", "aux_classifier.4"), "pspnet": ("head.4", "aux.4")}
+    places["unetpp"] = ("heads.1", "heads.2", "heads.3", "heads.4")
+    assert loaded.fresh == places.get(name, ("head",))
+    fresh = tuple(f"{part}." for part in loaded.fresh)
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, (before if key.startswith(fresh) else reference.state_dict())[key])
+    assert said[0].endswith(f"; fresh: {', '.join(loaded.fresh)}")
+
+
+def test_reset_head_keeps_a_head_that_fits(path: Path) -> None:
+    reference = own_checkpoint(path, "unet", num_classes=3, width=2)
+    model = zoo.build("unet", 3, width=2)
+    assert weights.load(model, path, reset_head=True, say=lambda line: None).fresh == ()
+    assert torch.equal(model.head.weight, reference.head.weight)
+
+
+def test_weights_for_rgb_in_a_grey_network(smp: object, path: Path, said: list[str]) -> None:
+    reference = randomised(smp.Unet("resnet18", encoder_weights=None))
+    model = zoo.build("unet_halved", 1, 1, **TINY, decoder_channels=(256, 128, 64, 32, 16)).eval()
+    loaded = weights.load(model, save(path, reference), say=said.append)
+    x = torch.randn(1, 1, 64, 32)
+    assert_close(model(x), reference(x.expand(-1, 3, -1, -1)))
+    assert said[0].endswith("; input channels 3 -> 1")
+    assert loaded.normalisation.mean == (pytest.approx(0.449),)
+
+
+# ------------------------------------------------------------------ files that do not fit
+
+
+def test_the_file_of_another_encoder_says_which(smp: object, path: Path) -> None:
+    save(path, hollow(smp.UnetPlusPlus("resnet34", encoder_weights=None)))
+    for encoder in ("resnet50", None):
+        says = rf"has encoder resnet34, the model {encoder or 'none'}: build it with encoder='resnet34'"
+        with pytest.raises(InputError, match=says):
+            weights.load(bare("unetpp", encoder=encoder), path)
+    save(path, as_semseg(hollow(bare("pspnet", 4, encoder="resnet101s"))))
+    with pytest.raises(InputError, match=r"has encoder resnet101s, the model xception41: build it with"):
+        weights.load(bare("pspnet", 4, encoder="xception41"), path)
+
+
+def test_the_file_of_another_network_says_which(path: Path) -> None:
+    save(path, hollow(bare("fcn")))
+    with pytest.raises(InputError, match=r"weights\.pth: torchvision's FCN, which is for fcn, not for psp"):
+        weights.load(bare("pspnet"), path)
+
+
+def test_a_file_of_no_known_source(path: Path) -> None:
+    save(path, hollow(torchvision.models.resnet18()))
+    says = r"not recognised by its keys \['conv1\.weight', .*\]; known: checkpoints of train\.py, torchvis"
+    with pytest.raises(InputError, match=says):
+        weights.load(bare("fcn"), path)
+
+
+def test_one_key_too_many_or_too_few(path: Path) -> None:
+    state = hollow(bare("fcn", 5, **TINY))
+    save(path, {**state, "classifier.7.weight": torch.zeros(1)})
+    with pytest.raises(InputError, match=r"FCN with 1 keys that have no place here, first \['classif"):
+        weights.load(bare("fcn", 5, **TINY), path)
+    del state["classifier.0.weight"]
+    save(path, state)
+    model = zoo.build("fcn", 5, **TINY)
+    before = model.backbone.conv1.weight.clone()
+    with pytest.raises(InputError, match=r"1 keys missing \['classifier\.0\.weight'\]"):
+        weights.load(model, path)
+    assert torch.equal(model.backbone.conv1.weight, before)
+
+
+def test_no_weights_and_no_file(path: Path) -> None:
+    with pytest.raises(InputError, match=r"weights\.pth: no such file"):
+        weights.load(zoo.build("unet", width=2), path)
+    save(path, {"state_dict": {"a": 1}})
+    with pytest.raises(InputError, match=r"not a state dict: its entry 'a' is no tensor"):
+        weights.load(zoo.build("unet", width=2), path)
+    with pytest.raises(InputError, match=r"Linear is none of zoo\.names\(\); load into what zoo"):
+        weights.load(nn.Linear(1, 1), path)
+
+
+def test_every_layout_is_for_an_architecture_whose_classifier_is_known() -> None:
+    assert {layout.architecture for layout in LAYOUTS} <= set(zoo.names())
+    assert set(CLASSIFIERS) == set(zoo.names()), "add the classifier's keys of the new architecture"
+
+
+# ------------------------------------------------------------------ published networks
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("fcn_resnet50_coco", segmentation.FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1),
+        ("fcn_resnet101_coco", segmentation.FCN_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1),
+    ],
+)
+def test_the_catalogue_is_torchvisions(name: str, theirs: object) -> None:
+    row = weights.known()[name]
+    expects = theirs.transforms()
+    assert row.url == theirs.url
+    assert row.url.endswith(f"-{row.sha256}.pth")
+    assert row.mebibytes == theirs.meta["_file_size"]
+    assert list(row.classes) == [word.strip("_") for word in theirs.meta["categories"]]
+    assert row.normalisation == (tuple(expects.mean), tuple(expects.std))
+    with torch.device("meta"):
+        model = zoo.build(row.architecture, **row.build)
+    assert sum(p.numel() for p in model.parameters()) == theirs.meta["num_params"]
+
+
+def test_build_by_a_published_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference = torchvision_fcn(classes=21)
+    save(path, reference)
+    asked = []
+
+    def fetch(url: str, **words: object) -> Path:
+        asked.append((url, words))
+        return path
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    model = zoo.build("fcn", pretrained="fcn_resnet50_coco").eval()
+    x = torch.randn(1, 3, 33, 33)
+    assert_close(model(x), reference(x)["out"])
+    row = weights.known()["fcn_resnet50_coco"]
+    assert asked == [(row.url, {"sha256": row.sha256})]
+    assert "torchvision's FCN (resnet50)" in capsys.readouterr().out
+
+    with pytest.raises(InputError, match=r"is for 21 classes, the model for 11; --reset-head"):
+        zoo.build("fcn", 11, pretrained="fcn_resnet50_coco")
+    assert zoo.build("fcn", 11, pretrained="fcn_resnet50_coco", reset_head=True).num_classes == 11
+    with pytest.raises(InputError, match=r"has encoder resnet50, the model resnet18"):
+        zoo.build("fcn", encoder="resnet18", pretrained="fcn_resnet50_coco")
+
+
+def test_wrong_names() -> None:
+    with pytest.raises(InputError, match=r"unknown weights 'fcn_resnet5'; nearest: fcn_resnet50_coco"):
+        zoo.build("fcn", pretrained="fcn_resnet5")
+    with pytest.raises(InputError, match=r"fcn_resnet50_coco are weights of fcn, not of pspnet"):
+        zoo.build("pspnet", pretrained="fcn_resnet50_coco")
+    with pytest.raises(InputError, match=r"unknown weights 'x'; known: fcn_resnet101_coco, .*zoo\.weights"):
+        weights.fetch("x")
+
+
+def test_importing_zoo_costs_no_torchvision() -> None:
+    code = "import sys, zoo; zoo.weights.known(), zoo.describe('unet'); print('torchvision' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
+
+
+def test_describe_lists_them() -> None:
+    assert zoo.describe("fcn").pretrained == ("fcn_resnet50_coco", "fcn_resnet101_coco")
+    assert zoo.describe("unet").pretrained == ()

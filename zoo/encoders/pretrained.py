@@ -1,0 +1,138 @@
+"""ImageNet weights of the encoders: where each comes from, and how they fit another input or depth.
+
+torchvision's are its `IMAGENET1K_V1` files, not the newer V2: every encoder has one, and the published
+segmentation results started from such weights, trained without label smoothing and averaging.
+"""
+
+import re
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zoo import download, encoders, state
+from zoo.encoders.efficientnet import EfficientNet
+from zoo.encoders.encoder import Encoder, Normalisation
+from zoo.encoders.regnet import RegNet
+from zoo.encoders.resnet import ResNet
+from zoo.encoders.xception import Xception
+from zoo.errors import InputError
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+INCEPTION = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # TensorFlow's: values -1..1
+
+
+class Source(NamedTuple):
+    """One file: its address, how its sha256 begins, its licence and the input that it expects."""
+
+    url: str
+    sha256: str
+    licence: str
+    normalisation: Normalisation
+
+
+GLUON = "https://github.com/rwightman/pytorch-pretrained-gluonresnet/releases/download/v0.1/"
+TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
+
+# What torchvision lacks.  All are in timm's layout, which is ours for these encoders.
+SOURCES = {
+    "resnet50s":  Source(GLUON + "gluon_resnet50_v1s-1762acc0.pth",  "1762acc0", "Apache-2.0", IMAGENET),
+    "resnet101s": Source(GLUON + "gluon_resnet101_v1s-60fe0cc1.pth", "60fe0cc1", "Apache-2.0", IMAGENET),
+    "resnet152s": Source(GLUON + "gluon_resnet152_v1s-dcc41b81.pth", "dcc41b81", "Apache-2.0", IMAGENET),
+    "xception41": Source(TIMM + "tf_xception_41-e6439c97.pth",       "e6439c97", "Apache-2.0", INCEPTION),
+    "xception65": Source(TIMM + "tf_xception_65-c9ae96e8.pth",       "c9ae96e8", "Apache-2.0", INCEPTION),
+    "xception71": Source(TIMM + "tf_xception_71-8eec7df1.pth",       "8eec7df1", "Apache-2.0", INCEPTION),
+}  # fmt: skip
+
+TORCHVISION = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
+    "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
+    "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7",
+    "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf", "regnet_x_3_2gf",
+    "regnet_x_8gf", "regnet_x_16gf", "regnet_x_32gf",
+    "regnet_y_400mf", "regnet_y_800mf", "regnet_y_1_6gf", "regnet_y_3_2gf",
+    "regnet_y_8gf", "regnet_y_16gf", "regnet_y_32gf",
+)  # fmt: skip
+
+NAMES = (*TORCHVISION, *SOURCES)
+
+# The classifier behind each family, which an encoder does without: the one thing dropped from every file.
+CLASSIFIER: dict[type[Encoder], tuple[str, ...]] = {
+    ResNet: ("fc.",),
+    EfficientNet: ("features.8.", "classifier."),  # a last 1×1 convolution widens the map for pooling
+    RegNet: ("fc.",),
+    Xception: ("head.",),
+}
+
+
+def source(name: str) -> Source:
+    """Where the weights of the encoder called `name` come from.  Raises InputError if there are none."""
+    if name in SOURCES:
+        return SOURCES[name]
+    if name not in TORCHVISION:
+        raise InputError(
+            f"encoder {name} has no ImageNet weights (got pretrained=True); "
+            f"those with: {', '.join(encoders.pretrained_names())}"
+        )
+    # Slow to import, so it is done here.
+    from torchvision.models import get_model_weights  # type: ignore[import-untyped]
+
+    weights = get_model_weights(name)["IMAGENET1K_V1"]
+    expects = weights.transforms()
+    digits = re.search(r"-([0-9a-f]{8,})\.pth$", weights.url)
+    return Source(
+        weights.url,
+        digits[1] if digits else "",
+        "BSD-3-Clause",
+        Normalisation(tuple(expects.mean), tuple(expects.std)),
+    )
+
+
+def load(encoder: Encoder, name: str) -> None:
+    """Put ImageNet weights into `encoder`, which is the one called `name`, and set its normalisation.
+
+    The file must have all keys of the whole network and no others.  Dropped are the classifier, and what
+    lies behind the encoder's last map; the first convolution is fitted to the input (see `fit_input`).
+
+    Raises InputError where there are no weights, or not these.
+    """
+    origin = source(name)
+    path = download.fetch(origin.url, sha256=origin.sha256)
+    weights = state.tensors(state.read(path), path)
+    weights = {key: w for key, w in weights.items() if not key.startswith(CLASSIFIER[type(encoder)])}
+    fit_input(encoder, weights)
+    own = encoder.state_dict()
+    if weights.keys() - own.keys():  # of a depth that the encoder does without, or of another network
+        with torch.device("meta"):
+            whole = encoders.build(name, encoder.in_channels)
+        state.check(whole, weights, f"{path} for encoder {name}")
+        weights = {key: w for key, w in weights.items() if key in own}
+    state.load_strict(encoder, weights, f"{path} for encoder {name}")
+    encoder.normalisation = fit_normalisation(origin.normalisation, encoder.in_channels)
+
+
+def fit_input(module: nn.Module, weights: dict[str, Tensor]) -> bool:
+    """Fit the first convolution in `weights`, made for RGB, to the input of `module`; True if it changed.
+
+    One channel takes the sum over the three: a grey image then gives what it gave as three equal ones.  Any
+    other number n takes R, G, B, R, … in turn, times 3/n, which keeps the size of the response.
+    """
+    first, conv = next((path, part) for path, part in module.named_modules() if isinstance(part, nn.Conv2d))
+    key, wanted = f"{first}.weight", conv.in_channels
+    rgb = weights.get(key)                                      # (C, 3, k, k)
+    if rgb is None or rgb.ndim != 4 or rgb.shape[1] != 3 or wanted == 3:
+        return False
+    if wanted == 1:
+        weights[key] = rgb.sum(1, keepdim=True)                 # (C, 1, k, k)
+    else:
+        weights[key] = rgb[:, [i % 3 for i in range(wanted)]] * (3 / wanted)    # (C, n, k, k)
+    return True
+
+
+def fit_normalisation(rgb: Normalisation, channels: int) -> Normalisation:
+    """The same rule for mean and deviation: one channel takes the mean of the three, n take R, G, B, R, …"""
+    if len(rgb.mean) == channels:
+        return rgb
+    if channels == 1:
+        return Normalisation(*((sum(values) / len(values),) for values in rgb))
+    return Normalisation(*(tuple(values[i % 3] for i in range(channels)) for values in rgb))
