@@ -14,11 +14,25 @@ from zoo.registry import check_size, legal_size, margin
 # Narrow variants of every architecture: each option appears, and each pair that could disturb one another.
 VARIANTS = {
     "unet": [{"width": 4}, {"width": 4, "dropout": 0.0}],
+    "unet_halved": [{"encoder": "resnet18"}, {"encoder": "resnet18", "decoder_channels": (8, 8, 4, 4, 4)}],
+    "fcn": [{"encoder": "resnet18"}, {"encoder": "resnet18", "aux": False}],
+    "pspnet": [
+        {"encoder": "resnet18"},
+        {"encoder": "resnet18", "aux": False, "bins": (2, 1), "dilate_first": False, "align_corners": True},
+        {"encoder": "resnet18", "output_stride": 32, "dropout": 0.5},
+    ],
     "unetpp": [
         {"width": 4},
         {"width": 4, "norm": "batch"},
         {"width": 4, "deep_supervision": True},
         {"width": 4, "norm": "batch", "deep_supervision": True, "level": 2},
+        {"width": 8, "encoder": "resnet18"},
+        {"width": 8, "encoder": "resnet18", "deep_supervision": True, "level": 2},
+    ],
+    "deeplabv3plus": [
+        {"encoder": "resnet18"},
+        {"encoder": "resnet18", "output_stride": 8, "separable": False, "rates": (2,)},
+        {"encoder": "resnet18", "output_stride": 32, "image_pooling": False},
     ],
 }
 CASES = [(name, options) for name, variants in VARIANTS.items() for options in variants]

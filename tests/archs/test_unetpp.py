@@ -1,15 +1,24 @@
-"""If these break, `zoo.build("unetpp")` is not the network of the papers, or pruning changes its answers."""
+"""If these break, `zoo.build("unetpp")` is not the network of the papers, or over an encoder not the graph of
+segmentation_models_pytorch, or pruning changes its answers.
+"""
+
+import re
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import zoo
 from zoo.archs.unetpp import UNetPP
+from zoo.encoders import Normalisation
 from zoo.errors import InputError
 from zoo.profile import macs, profile
 
 from .fields import fields
+
+NOTE = (Path(__file__).resolve().parents[2] / "papers" / "unetpp.md").read_text(encoding="utf-8")
 
 # Eq. 1 at 1×96×96: node, output, parameters of H and of U.
 NODES = [
@@ -35,6 +44,54 @@ LEVELS = {
     2: (511_105, 1_248_657_408, 35_517_366_272),
     3: (2_204_961, 2_451_898_368, 69_742_886_912),
     4: (9_041_601, 4_183_621_632, 119_000_793_088),
+}
+# Over an encoder, counted with segmentation_models_pytorch 0.6.0: decoder, {classes: whole network},
+# multiply-adds of one class at 256×256
+OVER = {
+    "resnet34": (
+        4_793_792,
+        {1: 26_078_609, 2: 26_078_754, 19: 26_081_219, 21: 26_081_509, 150: 26_100_214},
+        18_383_634_432,
+    ),
+    "resnet50": (
+        25_477_568,
+        {1: 48_985_745, 2: 48_985_890, 19: 48_988_355, 21: 48_988_645, 150: 49_007_350},
+        57_440_993_280,
+    ),
+    "resnet101": (
+        25_477_568,
+        {1: 67_977_873, 2: 67_978_018, 19: 67_980_483, 21: 67_980_773, 150: 67_999_478},
+        62_289_608_704,
+    ),
+    "efficientnet_b0": (2_561_888, {1: 6_569_581, 21: 6_572_481}, 5_517_658_624),
+    "efficientnet_b7": (
+        4_376_448,
+        {1: 68_163_553, 2: 68_163_698, 19: 68_166_163, 21: 68_166_453, 150: 68_185_158},
+        18_644_730_880,
+    ),
+}
+# (in, out) of the last 1×1 convolution: in the library it lies idle, here it is left out
+IDLE = {"efficientnet_b0": (320, 1_280), "efficientnet_b7": (640, 2_560)}
+# Nodes over ResNet-34 at 256×256: concatenated channels, output
+OVER_RESNET34 = {
+    "x.31": (768, (256, 16, 16)),
+    "x.21": (256 + 128, (128, 32, 32)),
+    "x.11": (128 + 64, (64, 64, 64)),
+    "x.01": (64 + 64, (64, 128, 128)),
+    "x.22": (256 + 2 * 128, (128, 32, 32)),
+    "x.12": (128 + 2 * 64, (64, 64, 64)),
+    "x.02": (64 + 2 * 64, (64, 128, 128)),
+    "x.13": (128 + 3 * 64, (64, 64, 64)),
+    "x.03": (64 + 3 * 64, (64, 128, 128)),
+    "x.04": (64 + 4 * 64, (32, 128, 128)),
+    "full.4": (32, (16, 256, 256)),
+}
+# level over ResNet-34: parameters, MACs at 256×256, smallest size; level 4 as in the library, the rest ours
+OVER_LEVELS = {
+    1: (354_065, 3_636_461_568, 5),
+    2: (1_765_905, 7_797_211_136, 9),
+    3: (9_547_793, 13_920_894_976, 17),
+    4: (26_078_609, 18_383_634_432, 33),
 }
 
 
@@ -241,3 +298,195 @@ def test_receptive_field(level: int, widths: set[int]) -> None:
     """Of output rows far enough from the border; two values where the place among 2^level rows matters."""
     spans = fields(UNetPP(1, 1, width=1, level=level), 256, 32)
     assert {last - first + 1 for first, last in spans[112:144]} == widths
+
+
+def over(width: int = 4, **options: object) -> UNetPP:
+    """Two classes, two channels; narrow but for the encoder."""
+    return UNetPP(2, 2, encoder="resnet18", width=width, **options)
+
+
+def move_statistics(model: UNetPP) -> UNetPP:
+    """The model with scales, shifts and statistics other than the initial ones."""
+    for key, tensor in model.state_dict().items():
+        if tensor.ndim == 1 and not key.endswith("num_batches_tracked"):
+            tensor.uniform_(0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize("encoder", OVER)
+def test_parameters_over_an_encoder(encoder: str) -> None:
+    decoder, totals, cost = OVER[encoder]
+    given, out = IDLE.get(encoder, (0, 0))
+    for classes, total in totals.items():
+        model = meta(classes, 3, encoder=encoder)
+        assert count(model) == total - given * out - 2 * out
+        assert count(model.x) + count(model.full) == decoder
+    assert macs(meta(1, 3, encoder=encoder), 256) == cost
+
+
+def test_every_node_over_resnet34() -> None:
+    model = meta(1, 3, encoder="resnet34")
+    stages = profile(model, 256)
+    nodes = [path for path in stages if re.fullmatch(r"(x|full)\.\d+", path)]
+    assert set(nodes) == set(OVER_RESNET34)
+    for node, (given, shape) in OVER_RESNET34.items():
+        assert model.get_submodule(f"{node}.conv1")[0].in_channels == given
+        assert stages[node].shape == shape
+        size = "×".join(map(str, shape))
+        assert f"| `{node}` | {given} → {shape[0]} | {size} | {stages[node].parameters:,} | `" in NOTE
+    four = profile(meta(1, 3, encoder="resnet34", deep_supervision=True), 256)
+    assert {path for path in four if re.fullmatch(r"(x|full)\.\d+", path)} - set(nodes) == {
+        "full.1",
+        "full.2",
+        "full.3",
+    }
+    assert sum(stage.parameters for path, stage in four.items() if path in ("full.1", "heads.1")) == 11_729
+    assert four[""].parameters == 26_078_609 + 3 * 11_729
+
+
+def renamed(key: str) -> str:
+    """The library's x_{d}_{l} is X^{3-l, l-d+1}; its x_0_4 the block to full size."""
+    key = key.replace("segmentation_head.0.", "heads.4.").replace("decoder.blocks.x_0_4.", "full.4.")
+    return re.sub(
+        r"decoder\.blocks\.x_(\d)_(\d)\.",
+        lambda m: f"x.{3 - int(m[2])}{int(m[2]) - int(m[1]) + 1}.",
+        key,
+    )
+
+
+@pytest.mark.parametrize("supervision", [False, True])
+def test_logits_are_the_librarys(supervision: bool) -> None:
+    """With supervision its decoder's logits are X^{0,4}'s."""
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    library = smp.UnetPlusPlus("resnet34", encoder_weights=None, classes=2)
+    model = UNetPP(2, encoder="resnet34", deep_supervision=supervision)
+    theirs = {renamed(key): value for key, value in library.state_dict().items()}
+    assert set(theirs) == {key for key in model.state_dict() if not re.match(r"(full|heads)\.[123]", key)}
+    model.load_state_dict({**model.state_dict(), **theirs})
+
+    x = torch.rand(2, 3, 64, 96)
+    wanted = library.train()(x)  # moves the statistics of both away from 0 and 1
+    close(model.train()(x).logits, wanted)
+    if not supervision:
+        close(model.eval()(x), library.eval()(x))
+
+
+def close(found: Tensor, wanted: Tensor) -> None:
+    """Within 1e-5 of the range of the logits."""
+    assert (found - wanted).abs().max() <= 1e-5 * (wanted.max() - wanted.min())
+
+
+def test_forward_over_an_encoder_is_equation_1() -> None:
+    """Eq. 1 by recursion, at sizes that do not divide; H and U as the library has them."""
+    model = move_statistics(over(deep_supervision=True).double())
+    x = torch.randn(2, 2, 65, 79, dtype=torch.float64)
+    weights = model.state_dict()
+    columns = model.eval().encoder(x)
+
+    def h(name: str, x: Tensor) -> Tensor:
+        for conv in (f"{name}.conv1", f"{name}.conv2"):
+            x = F.conv2d(x, weights[f"{conv}.0.weight"], padding=1)
+            norm = [weights[f"{conv}.1.{word}"] for word in ("running_mean", "running_var", "weight", "bias")]
+            x = F.batch_norm(x, *norm).relu()
+        return x
+
+    def node(i: int, j: int) -> Tensor:
+        if j == 0:
+            return columns[i]
+        up = F.interpolate(node(i + 1, j - 1), columns[i].shape[2:], mode="nearest")
+        return h(f"x.{i}{j}", torch.cat([up, *(node(i, k) for k in range(j - 1, -1, -1))], 1))
+
+    heads = []
+    for j in range(1, 5):
+        y = h(f"full.{j}", F.interpolate(node(0, j), (65, 79), mode="nearest"))
+        heads.append(F.conv2d(y, weights[f"heads.{j}.weight"], weights[f"heads.{j}.bias"], padding=1))
+    torch.testing.assert_close(model(x), torch.stack(heads).mean(0))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
+def test_pruning_over_an_encoder_is_its_head_bit_for_bit(level: int, training: bool) -> None:
+    model = move_statistics(over(deep_supervision=True)).train(training)
+    small = model.prune(level)
+    x = torch.rand(2, 2, 37, 50)
+    wanted = {}
+    model.heads[f"{level}"].register_forward_hook(lambda _, __, y: wanted.update(y=y))
+    model(x)
+    found = small(x)
+    assert torch.equal(found.logits if training else found, wanted["y"])
+    assert len(small.encoder.channels) == level + 1
+    assert [*small.full, *small.heads] == [f"{level}", f"{level}"]
+
+
+@pytest.mark.parametrize("level", OVER_LEVELS)
+def test_levels_over_an_encoder_cost(level: int) -> None:
+    parameters, cost, least = OVER_LEVELS[level]
+    for model in (
+        meta(1, 3, encoder="resnet34", level=level),
+        meta(1, 3, encoder="resnet34", deep_supervision=True).prune(level),
+    ):
+        assert (count(model), macs(model, 256), model.min_size) == OVER_LEVELS[level]
+    assert f"| {level} | {parameters:,} | {cost:,} | {least} |" in NOTE
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_levels_over_an_encoder_are_parts_of_the_whole(level: int) -> None:
+    """Keys and widths; whether any weight lies idle, tests/test_contract.py asks."""
+    whole = {key: value.shape for key, value in over(deep_supervision=True).state_dict().items()}
+    part = {key: value.shape for key, value in over(level=level).state_dict().items()}
+    assert part.items() <= whole.items()
+    assert over(level=level, deep_supervision=True).aux_weights == (1.0,) * (level - 1)
+
+
+def test_a_pruned_network_expects_the_same_input() -> None:
+    """The weights' normalisation goes with them, whether the encoder's or the whole network's."""
+    model = over(deep_supervision=True)
+    assert zoo.registry.normalisation(model.prune(1)) is None
+    model.encoder.normalisation = of_encoder = Normalisation((0.1, 0.2), (0.3, 0.4))
+    assert zoo.registry.normalisation(model.prune(1)) == of_encoder
+    model.normalisation = of_model = Normalisation((0.0, 0.0), (1.0, 1.0))
+    assert zoo.registry.normalisation(model.prune(1)) == of_model
+
+
+def test_batch_norm_has_two_values_at_the_smallest_size_over_an_encoder() -> None:
+    model = over(level=3).train()
+    assert model.min_size == 17
+    model(torch.rand(1, 2, 17, 17))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        model(torch.rand(1, 2, 16, 16))
+    assert over().min_size == 33
+
+
+def test_one_export_over_an_encoder_serves_every_size() -> None:
+    model = over(deep_supervision=True, level=3).eval()
+    free = torch.export.Dim.DYNAMIC
+    exported = torch.export.export(
+        model, (torch.rand(2, 2, 33, 47),), dynamic_shapes=({0: free, 2: free, 3: free},)
+    ).module()
+    for shape in ((3, 2, 18, 64), (2, 2, 48, 35)):
+        x = torch.rand(shape)
+        torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_width_and_norm_over_an_encoder() -> None:
+    """`width` is that of the last nodes; BatchNorm there is in any case, so the default recipe serves."""
+    shapes = {key: value.shape for key, value in over(width=8).state_dict().items()}
+    assert shapes == {key: value.shape for key, value in over(width=8, norm="batch").state_dict().items()}
+    for node, width in (("x.31", 64), ("x.22", 32), ("x.13", 16), ("x.04", 8), ("full.4", 4)):
+        assert shapes[f"{node}.conv2.0.weight"][:2] == (width, width)
+    assert shapes["x.12.conv2.0.weight"][:2] == (64, 64)  # layer1's
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"encoder": "resnet18", "width": 1}, "width 1 must be >= 2"),
+        ({"encoder": "resnet18", "norm": "layer"}, "norm 'layer' must be None or 'batch'"),
+        ({"encoder": "resnet18", "level": 5}, "level 5 must be 1, 2, 3 or 4"),
+        ({"encoder": "resnet5"}, "unknown encoder 'resnet5'"),
+        ({"pretrained": True}, "pretrained=True needs an encoder"),
+    ],
+)
+def test_what_an_encoder_cannot_do(options: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says), torch.device("meta"):
+        UNetPP(**options)

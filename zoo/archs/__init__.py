@@ -1,5 +1,12 @@
 """One paper, one file.  Importing this package registers every architecture, in the order of their years."""
 
-from zoo.archs import unet, unetpp
+# isort: off
+from zoo.archs import unet
+from zoo.archs import unet_halved
+from zoo.archs import fcn
+from zoo.archs import pspnet
+from zoo.archs import unetpp
+from zoo.archs import deeplabv3plus
+# isort: on
 
-__all__ = ["unet", "unetpp"]
+__all__ = ["deeplabv3plus", "fcn", "pspnet", "unet", "unet_halved", "unetpp"]
