@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zoo import names
 from zoo.core import checkpoint
-from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, TrainConfig
+from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, Plain, TrainConfig, as_typed
 from zoo.core.display import Display
 from zoo.core.recipes import DATA_DEFAULTS, RECIPES, RESUMABLE, resolve, resume
 from zoo.core.run import choose_folder
@@ -24,7 +24,7 @@ OVERRIDES = DATA_DEFAULTS | {arch: row.settings for (arch, name), row in RECIPES
 def written(value: object) -> str:
     """A default as one would type it."""
     if isinstance(value, dict):
-        return " ".join(f"{k}={v}" for k, v in value.items())
+        return as_typed(value)
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -40,20 +40,30 @@ def fold(text: str) -> tuple[int, int]:
     return int(i), int(n)
 
 
-def option(text: str) -> tuple[str, bool | int | float | str | None]:
-    """`width=16`: the value as a number, true, false or none where it reads as one."""
+def option(text: str) -> tuple[str, Plain]:
+    """`width=16` or `bins=1,2,3,6`: a value as `plain` reads it, or several of them."""
     key, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r}: write key=value")
+    return key, tuple(plain(v) for v in value.split(",") if v) if "," in value else plain(value)
+
+
+def plain(text: str) -> Plain:
+    """A number, true, false or none where the text reads as one."""
     words = {"true": True, "false": False, "none": None}
-    if value.lower() in words:
-        return key, words[value.lower()]
+    if text.lower() in words:
+        return words[text.lower()]
     for number in (int, float):
         try:
-            return key, number(value)
+            return number(text)
         except ValueError:
             pass
-    return key, value
+    return text
+
+
+def start(text: str) -> bool | str:
+    """The name after `--pretrained`; `none` undoes a recipe's."""
+    return text != "none" and text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,11 +87,14 @@ def parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("model")
     add(g, "--arch", f"one of {', '.join(names())}", metavar="NAME")
     add(g, "--ds", "deep supervision, where the architecture has it", action="store_true")
-    add(g, "--opt", "an architecture's own option; may be repeated", metavar="KEY=VALUE", type=option,
-        action="append")
+    add(g, "--opt", "an architecture's own option, several values joined by commas; may be repeated",
+        metavar="KEY=VALUE", type=option, action="append")
     add(g, "--encoder", "encoder, where the architecture takes one", metavar="NAME")
-    add(g, "--pretrained", "start the encoder from its ImageNet weights", action="store_true")
-    add(g, "--weights", "start from the weights of this checkpoint", metavar="PATH")
+    add(g, "--pretrained", "start the encoder from its ImageNet weights, or the whole network from published "
+        "ones of this name; none: from random ones", metavar="NAME", type=start, nargs="?", const=True)
+    add(g, "--weights", "start from the weights in this file, or from published ones", metavar="PATH|NAME")
+    add(g, "--reset-head", "start with a fresh classifier where those weights are of other classes",
+        action="store_true")
     g = p.add_argument_group("data")
     add(g, "--data", "phantom, folder:PATH or handbone:PATH", metavar="SOURCE")
     add(g, "--task", "multilabel, multiclass or binary; read from the data where it can be", metavar="TASK")
@@ -99,8 +112,11 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--accumulate", "batches summed into one optimizer step", metavar="N", type=int)
     add(g, "--optimizer", " or ".join(OPTIMIZERS), metavar="NAME")
     add(g, "--lr", "learning rate after warm-up", metavar="RATE", type=float)
+    add(g, "--head-lr", "factor on the rate of all but the encoder", metavar="FACTOR", type=float)
     add(g, "--momentum", "momentum of sgd", metavar="M", type=float)
-    add(g, "--weight-decay", "on weights, not on biases and norms", metavar="D", type=float)
+    add(g, "--weight-decay", "strength of weight decay", metavar="D", type=float)
+    add(g, "--decay-on", "what decays: weights (no biases, no norms), dense (nor depthwise kernels), all",
+        metavar="WORD")
     add(g, "--schedule", ", ".join(SCHEDULES), metavar="NAME")
     add(g, "--warmup", "epochs of linear warm-up", metavar="EPOCHS", type=float)
     add(g, "--clip", "largest norm of the gradient; 0: off", metavar="NORM", type=float)

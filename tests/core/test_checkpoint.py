@@ -15,6 +15,7 @@ from zoo.core.checkpoint import Checkpoint
 from zoo.core.config import Preprocess
 from zoo.core.masks import Labels
 from zoo.errors import InputError
+from zoo.registry import normalisation
 
 
 def tiny() -> Checkpoint:
@@ -142,13 +143,24 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch:
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
-def test_a_state_that_does_not_fit_is_refused_with_the_first_keys() -> None:
-    model = zoo.build("unetpp", num_classes=2, in_channels=1, width=2)
-    state = model.state_dict()
-    first = next(iter(state))
-    state["extra.weight"] = state.pop(first)
-    with pytest.raises(InputError, match=r"1 keys missing.*1 too many \['extra.weight'\]"):
-        checkpoint.load_strict(model, state, "x.pt")
-    other = zoo.build("unetpp", num_classes=3, in_channels=1, width=2).state_dict()
-    with pytest.raises(InputError, match="of another shape"):
-        checkpoint.load_strict(model, other, "x.pt")
+def test_weights_that_do_not_fit_the_network_are_refused() -> None:
+    written = tiny()
+    written.build["num_classes"] = 3
+    with pytest.raises(InputError, match=r"the unetpp checkpoint does not fit .* of another shape \['heads"):
+        checkpoint.model_of(written)
+
+
+def test_the_model_knows_the_input_it_was_trained_on(tmp_path: Path) -> None:
+    """So that weights taken from it, and networks cut out of it, are given the same."""
+    checkpoint.write(tmp_path / "a.pt", tiny())
+    assert normalisation(zoo.load(tmp_path / "a.pt")) == ((0.5,), (0.25,))
+
+
+def test_options_of_several_values_come_back(tmp_path: Path) -> None:
+    written = tiny()
+    written.arch = "pspnet"
+    written.build = {"num_classes": 2, "encoder": "resnet18", "bins": (1, 2), "aux": False}
+    written.model = zoo.build("pspnet", **written.build).state_dict()
+    checkpoint.write(tmp_path / "a.pt", written)
+    assert checkpoint.read(tmp_path / "a.pt").build == written.build
+    assert len(zoo.load(tmp_path / "a.pt").ppm.branches) == 2

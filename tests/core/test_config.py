@@ -13,7 +13,8 @@ from zoo.errors import InputError
 
 
 def test_json_round_trip() -> None:
-    config = TrainConfig(size=(3, 5), fold=(0, 4), ignore=(11,), options={"width": 4, "norm": None})
+    options = {"width": 4, "norm": None, "bins": (1, 2, 3, 6)}
+    config = TrainConfig(size=(3, 5), fold=(0, 4), ignore=(11,), options=options)
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -30,6 +31,7 @@ def test_a_key_of_another_version_is_named() -> None:
         ("limit_train", 0), ("size", (0, 8)), ("epochs", 0), ("batch", 0), ("accumulate", 0),
         ("lr", 0.0), ("lr", math.inf), ("momentum", 1.0), ("weight_decay", -1.0), ("warmup", -1.0),
         ("clip", -0.1), ("patience", -1), ("workers", -1), ("seed", -1),
+        ("head_lr", 0.0), ("decay_on", "wieghts"),
     ],
 )
 def test_a_value_that_cannot_be_names_its_flag(field: str, value: object) -> None:
@@ -60,6 +62,14 @@ def test_normalised_values_by_formula() -> None:
     expected = (image / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7]
     np.testing.assert_allclose(x.numpy(), np.moveaxis(expected, 2, 0), rtol=1e-5, atol=1e-6)
     assert x.dtype == torch.float32
+
+
+def test_what_people_are_told_of_the_input() -> None:
+    said = Preprocess(3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (5, 7), tile=True).describe()
+    assert said == (
+        "channels 3, mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225; tiles at the image's own scale"
+    )
+    assert Preprocess(1, (0.5,), (0.25,), (5, 7)).describe().endswith("deviation 0.25; resized")
 
 
 def test_channels_are_repeated_or_mixed() -> None:

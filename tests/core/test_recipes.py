@@ -1,7 +1,10 @@
 """If these break, `--recipe paper` no longer trains as the paper did, or a flag is silently overruled."""
 
+import math
+
 import pytest
 
+from zoo import registry
 from zoo.core.config import TrainConfig
 from zoo.core.recipes import RECIPES, resolve, resume
 from zoo.errors import InputError
@@ -34,6 +37,59 @@ def test_unetpp_paper_row_against_the_paper() -> None:
     assert (config.optimizer, config.weight_decay, config.lr) == ("adamw", 0.0, 3e-4)
     assert config.loss == "0.5*bce+dice"
     assert config.options == {}
+
+
+def test_deeplab_trains_as_long_as_its_authors() -> None:
+    """30,000 steps of 16 images out of 10,582 (DeepLabV3, Sec. 4.1)."""
+    assert resolve({"arch": "deeplabv3plus", "recipe": "paper"})[0].epochs == math.ceil(30_000 * 16 / 10_582)
+
+
+@pytest.mark.parametrize("arch", ["fcn", "pspnet", "deeplabv3plus", "unet_halved", "unetpp", "unet"])
+def test_the_encoder_that_is_built_stands_in_the_configuration(arch: str) -> None:
+    own = {"unet": None, "unetpp": None}.get(arch, registry.default_encoder(arch))
+    config, origins = resolve({"arch": arch})
+    assert (config.encoder, origins["encoder"]) == (own, "default")
+    if arch != "unet":
+        config, origins = resolve({"arch": arch, "encoder": "resnet18"})
+        assert (config.encoder, origins["encoder"]) == ("resnet18", "flag")
+
+
+def test_a_published_network_brings_its_encoder_and_options() -> None:
+    name = "fcn_resnet101_coco"
+    for flag in ("pretrained", "weights"):
+        config, origins = resolve({"arch": "fcn", flag: name})
+        assert config.encoder == "resnet101"
+        assert config.options == {"aux": True}
+        assert origins["encoder"] == origins["options"] == "weights"
+    config, _ = resolve({"arch": "fcn", "pretrained": name, "options": {"aux": False}})
+    assert config.options == {"aux": False}  # a flag's wins
+    with pytest.raises(InputError, match="fcn_resnet101_coco are weights of fcn, not of pspnet"):
+        resolve({"arch": "pspnet", "pretrained": name})
+
+
+def test_weights_take_the_place_of_a_recipes_imagenet_weights() -> None:
+    assert resolve({"arch": "pspnet", "recipe": "paper"})[0].pretrained is True
+    assert resolve({"arch": "pspnet", "recipe": "paper", "weights": "x.pt"})[0].pretrained is False
+    assert resolve({"arch": "pspnet", "recipe": "paper", "pretrained": False})[0].pretrained is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"arch": "unet", "encoder": "resnet18"}, "unet has no choice of encoder"),
+        ({"arch": "pspnet", "encoder": "resnet5"}, "nearest: resnet50"),
+        ({"arch": "deeplabv3plus", "options": {"output_stride": 12}}, "output stride 12 is not possible"),
+        ({"arch": "unetpp", "pretrained": True}, "--pretrained: unetpp has no encoder"),
+        ({"arch": "unet", "head_lr": 2.0}, "--head-lr: unet has no encoder"),
+        ({"arch": "pspnet", "reset_head": True}, "--reset-head: a fresh head is all there is"),
+        ({"arch": "pspnet", "pretrained": True, "weights": "x.pt"}, "one of them"),
+        ({"arch": "pspnet", "pretrained": "pspnet_voc"}, "unknown weights 'pspnet_voc'"),
+        ({"arch": "deeplabv3plus", "size": (16, 64)}, "--size 16x64: too small for deeplabv3plus"),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_file_is_read(flags: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        resolve({"data": "folder:/nowhere", **flags})
 
 
 def test_flags_win_and_options_merge() -> None:

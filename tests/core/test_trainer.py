@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, product
+from operator import mul
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,15 @@ import torch
 from rich.console import Console
 
 from tests.conftest import write_shapes
+from zoo import encoders
 from zoo.core import checkpoint, losses
 from zoo.core.config import TrainConfig
 from zoo.core.display import Display
 from zoo.core.metrics import count
+from zoo.core.predictor import Predictor
 from zoo.core.run import open_folder
-from zoo.core.trainer import Interrupted, Trainer, make_optimizer
+from zoo.core.trainer import Interrupted, Trainer
+from zoo.encoders import Normalisation
 from zoo.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,12 +97,22 @@ def test_it_learns_to_find_a_disc_and_a_square(shapes: Path, tmp_path: Path) -> 
     assert t.progress.best > 0.9
 
 
-@pytest.mark.parametrize("options", [{"width": 2}, {"width": 2, "norm": "batch", "deep_supervision": True}])
-@pytest.mark.parametrize("stop_after", [1, 5, 6])
+NARROW = {"options": {"width": 2}}
+BATCH_NORM = {"options": {"width": 2, "norm": "batch", "deep_supervision": True}}
+FOUR_GROUPS = {  # of parameters: encoder and head, with and without decay
+    "encoder": "resnet18", "options": {"level": 1, "width": 4}, "head_lr": 10.0, "optimizer": "sgd",
+    "augment": "crop+rotate+blur+flip",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "stop_after"),
+    [*product((NARROW, BATCH_NORM), (1, 5, 6)), (FOUR_GROUPS, 5)],
+)
 def test_ctrl_c_saves_and_the_resumed_run_is_the_unbroken_one(
-    shapes: Path, tmp_path: Path, options: dict, stop_after: int
+    shapes: Path, tmp_path: Path, changes: dict, stop_after: int
 ) -> None:
-    c = config(shapes, options=options, accumulate=2, epochs=3)
+    c = config(shapes, **changes, accumulate=2, epochs=3)
     trainer(c, tmp_path / "unbroken").fit()
 
     broken = trainer(c, tmp_path / "broken")
@@ -246,7 +261,8 @@ def test_the_step_equals_a_plain_one(shapes: Path, tmp_path: Path) -> None:
     expected = sum(plain.criterion(y, target) for y in (out.logits, *out.aux))
     expected.backward()
     torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 0.1)
-    plain.optimizer.param_groups[0]["lr"] = plain.optimizer.param_groups[1]["lr"] = plain.lr(0)
+    for group in plain.optimizer.param_groups:
+        group["lr"] = plain.lr(0)
     plain.optimizer.step()
     assert loss == pytest.approx(expected.item(), rel=1e-6)
     for a, b in zip(t.model.parameters(), plain.model.parameters(), strict=True):
@@ -334,28 +350,73 @@ def test_resuming_on_other_files_is_refused(shapes: Path, tmp_path: Path) -> Non
 
 def test_weights_of_another_run_start_this_one(shapes: Path, tmp_path: Path) -> None:
     t = trainer(config(shapes, epochs=1), tmp_path / "run")
+    t.preprocess = replace(t.preprocess, mean=(0.123,))  # as of other images
     t.fit()
     path = tmp_path / "run" / "last.pt"
     started = trainer(config(shapes, weights=str(path)), tmp_path / "next")
     assert started.progress.step == 0
+    assert started.preprocess == t.preprocess
     for a, b in zip(t.model.parameters(), started.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(InputError, match="holds unetpp, not --arch unet"):
+    with pytest.raises(InputError, match="holds unetpp, not unet"):
         trainer(config(shapes, arch="unet", options={}, size=(20, 20), weights=str(path)), tmp_path / "x")
 
 
-def test_no_decay_on_biases_and_norms() -> None:
-    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
-    groups = make_optimizer(model, TrainConfig(weight_decay=0.5)).param_groups
-    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
-    assert [decay[id(p)] for p in model.parameters()] == [0.5, 0.0, 0.0, 0.0]
-
-
 def test_the_auxiliary_heads_count_in_the_loss(shapes: Path, tmp_path: Path) -> None:
-    t = trainer(config(shapes, augment="none"), tmp_path / "run")
-    x, target = t.to_device(next(t.loader.epoch(0)))
-    output = t.model.train()(x)
-    denominators = t.criterion.denominators(target)
-    every = losses.total(t.criterion, output, t.model.aux_weights, target, denominators)
-    alone = t.criterion(output.logits, target)
-    assert every.item() > alone.item() > 0
+    """UNet++'s three as much as the last, PSPNet's 0.4 times as much (Sec. 4)."""
+    pspnet = {"arch": "pspnet", "encoder": "resnet18", "options": {"bins": (1, 2)}}
+    for changes, weights in (({}, (1, 1, 1)), (pspnet, (0.4,))):
+        t = trainer(config(shapes, augment="none", **changes), tmp_path / "run")
+        x, target = t.to_device(next(t.loader.epoch(0)))
+        output = t.model.train()(x)
+        denominators = t.criterion.denominators(target)
+        every = losses.total(t.criterion, output, t.aux_weights, target, denominators)
+        each = [t.criterion(y, target).item() for y in (output.logits, *output.aux)]
+        assert len(each) == 1 + len(weights)
+        assert every.item() == pytest.approx(each[0] + sum(map(mul, weights, each[1:])), rel=1e-5)
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_imagenet_weights_bring_their_normalisation_and_are_fetched_once(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Grey images are repeated for them; resuming and using the checkpoint needs no network."""
+    fetched = []
+
+    def load(encoder: encoders.Encoder, name: str) -> None:
+        fetched.append(name)
+        encoder.normalisation = IMAGENET
+
+    monkeypatch.setattr("zoo.encoders.pretrained.load", load)
+    model = {"encoder": "resnet18", "options": {"level": 1, "width": 4}, "pretrained": True}
+    c, out = config(shapes, **model, epochs=1, augment="none"), tmp_path / "run"
+    t = trainer(c, out)
+    assert (t.preprocess.channels, t.preprocess.mean, t.preprocess.std) == (3, *IMAGENET)
+    t.fit()
+    resumed = trainer(replace(c, epochs=2), out, resume=checkpoint.read(out / "last.pt"))
+    resumed.fit()
+    assert resumed.preprocess == t.preprocess
+    predictor = Predictor.from_checkpoint(out / "best.pt", "cpu", "off")
+    assert predictor.preprocess == t.preprocess
+    assert fetched == ["resnet18"]
+    random_ = trainer(replace(c, pretrained=False), tmp_path / "random")
+    assert random_.preprocess.mean[0] == random_.preprocess.mean[1] != IMAGENET.mean[0]  # the images' own
+    for said, where in ((t, "weights"), (random_, "data"), (resumed, "the run")):
+        assert ("input", said.preprocess.describe(), where) in said.describe({})
+
+
+def test_a_network_trained_on_windows_predicts_by_windows(shapes: Path, tmp_path: Path) -> None:
+    """`crop` leaves an image its own scale, so must all that comes after."""
+    t = trainer(config(shapes, augment="crop", size=(32, 24), epochs=1), tmp_path / "run")
+    batch = next(t.loader.epoch(0))
+    assert (batch.image.shape, batch.mask.shape) == ((2, 1, 32, 24), (2, 32, 24))
+    assert t.preprocess.tile
+    t.fit()
+    predictor = Predictor.from_checkpoint(tmp_path / "run" / "best.pt", "cpu", "off")
+    asked: list[tuple[int, ...]] = []
+    predictor.model.register_forward_pre_hook(lambda _, x: asked.append(tuple(x[0].shape)))
+    assert predictor(t.val_source.load(0).image).shape == (48, 40)
+    assert set(asked) == {(1, 1, 32, 24)}
+    assert not trainer(config(shapes, augment="flip"), tmp_path / "whole").preprocess.tile

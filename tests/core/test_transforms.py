@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.core.dataset import Sample
+from zoo.core.masks import IGNORE
 from zoo.core.transforms import (
     DEFAULT,
     FOLD,
@@ -27,7 +28,7 @@ from zoo.core.transforms import (
 from zoo.errors import InputError
 
 SPECS = ["none", *WORDS, "default", "shift+rotate+grey+elastic", "+".join(WORDS)]
-GEOMETRIC = ["flip", "turn", "rotate", "scale", "shift", "elastic", "default", "+".join(WORDS)]
+GEOMETRIC = ["flip", "turn", "rotate", "scale", "shift", "crop", "elastic", "default", "+".join(WORDS)]
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -262,7 +263,7 @@ def test_image_and_mask_stay_together(spec: str, tile: bool, margin: int) -> Non
         out = augment(sample, rng(seed))
         assert out.weight is not None
         image = out.image[margin : margin + size[0], margin : margin + size[1]]
-        seen, truth = image >= 128, out.mask == 1
+        seen, truth = (image >= 128) & (out.mask != IGNORE), out.mask == 1
         assert (seen & truth).sum() >= 0.985 * (seen | truth).sum()
         assert np.abs(seen ^ truth).mean() < 0.005
         assert np.abs(out.weight - image / 255.0).max() <= 0.03  # older OpenCV rounds places to 1/32 pixel
@@ -295,6 +296,67 @@ def test_ranges() -> None:
     assert 0.799 < min(scales) < 0.83
     assert 1.2 < max(scales) < 1.252
     assert 0.055 < np.abs(shifts).max() < 0.0626
+
+
+def test_crop_is_a_window_at_half_to_twice_the_scale_anywhere_inside() -> None:
+    y, x = np.mgrid[:90, :120].astype(np.float32)
+    black = np.zeros((90, 120), np.uint8)
+    augment = Augment("crop", (20, 30))
+    scales, corners = [], []
+    for seed in range(300):
+        at_x, at_y = (augment(Sample(black, black, "ramp", r), rng(seed)).weight for r in (x, y))
+        assert at_x is not None
+        assert at_y is not None
+        step = (at_x[10, 20] - at_x[10, 10]) / 10  # source pixels a pixel of the window
+        assert (at_y[15, 10] - at_y[5, 10]) / 10 == pytest.approx(step, abs=1e-3)
+        edges = (at_x[10, 15] - 15.5 * step, at_x[10, 15] + 14.5 * step,
+                 at_y[10, 15] - 10.5 * step, at_y[10, 15] + 9.5 * step)  # fmt: skip
+        assert min(edges) >= -0.51
+        assert edges[1] <= 119.51
+        assert edges[3] <= 89.51
+        scales.append(1 / step)
+        corners.append((edges[0] / (119 - 30 * step), edges[2] / (89 - 20 * step)))
+    assert 0.499 < min(scales) < 0.52
+    assert 1.98 < max(scales) < 2.002
+    assert (np.min(corners, axis=0) < 0.05).all()
+    assert (np.max(corners, axis=0) > 0.95).all()
+
+
+@pytest.mark.parametrize("spec", ["crop", "crop+elastic"])
+def test_what_crop_shows_beyond_the_border_is_ignored(spec: str) -> None:
+    """A picture smaller than the window lies in its middle; only where it lies does the mask count."""
+    ones = np.ones((24, 24), np.uint8)
+    sample = Sample(ones * 200, ones, "small", np.ones((24, 24), np.float32))
+    shares = []
+    for seed in range(40):
+        out = Augment(spec, (60, 60), 5)(sample, rng(seed))
+        assert set(np.unique(out.mask)) == {1, IGNORE}
+        inside = np.argwhere(out.mask == 1)
+        assert np.abs(inside.mean(0) - 29.5).max() < (1 if spec == "crop" else 9)
+        shares.append(math.sqrt(len(inside)) / 24)
+        assert (out.image == 200).all()  # mirrored, as ever
+        bits = Sample(ones, ones.astype(np.int32), "bits")
+        assert (Augment(spec, (60, 60), 5)(bits, rng(seed)).mask == 1).all()  # bits have no value for it
+    assert min(shares) < 0.6
+    assert max(shares) > 1.8
+
+
+def test_blur_is_gaussian_and_for_half_of_the_samples() -> None:
+    """A white point keeps its light and its place, and spreads by up to 1.5 pixels."""
+    point = np.zeros((31, 31), np.uint8)
+    point[15, 15] = 255
+    mask = rng().integers(0, 2**31, (31, 31), dtype=np.int32)
+    spread = []
+    for seed in range(200):
+        out = Augment("blur", (31, 31))(Sample(point, mask, "point"), rng(seed))
+        np.testing.assert_array_equal(out.mask, mask)
+        light = out.image.astype(float)
+        y, x = np.mgrid[:31, :31]
+        assert (light * x).sum() == pytest.approx(15 * light.sum())
+        assert (light * y).sum() == pytest.approx(15 * light.sum())
+        spread.append(math.sqrt((light * (x - 15) ** 2).sum() / light.sum()))
+    assert 0.4 < np.mean(np.array(spread) == 0) < 0.75  # below 0.3 pixels nothing reaches a neighbour
+    assert 1.3 < max(spread) < 1.55
 
 
 def test_elastic_displaces_by_the_field() -> None:

@@ -5,19 +5,17 @@ A file is a dict of tensors and plain types alone, read with `weights_only=True`
 
 import io
 import os
-import pickle
 import random
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import ZipFile
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo import registry
+from zoo import registry, state
 from zoo.core.config import Preprocess
 from zoo.core.masks import Labels
 from zoo.errors import InputError
@@ -82,65 +80,28 @@ def read(path: str | Path) -> Checkpoint:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: a folder; give a checkpoint in it, such as {path / 'best.pt'}")
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
-    try:
-        with warnings.catch_warnings():  # torch's about a stranger's pickle; it is refused below
-            warnings.simplefilter("ignore")
-            payload = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        raise InputError(f"{path}: refused, for it is no plain checkpoint: {_first_line(e)}") from e
-    except Exception as e:  # whatever torch and zip make of bytes that are none of theirs
-        raise InputError(f"{path}: cannot be read as a checkpoint ({_first_line(e)}); is it whole?") from e
-    if not isinstance(payload, dict) or payload.pop("format", None) != FORMAT:
+    payload = state.read(path)
+    if payload.pop("format", None) != FORMAT:
         raise InputError(f"{path}: not a checkpoint that train.py wrote (no entry format={FORMAT!r})")
     try:
-        with ZipFile(path) as file:
-            broken = file.testzip()  # torch does not look at the checksums
         payload["labels"] = Labels.from_dict(payload["labels"])
         payload["preprocess"] = Preprocess.from_dict(payload["preprocess"])
-        checkpoint = Checkpoint(**payload)
+        return Checkpoint(**payload)
     except Exception as e:
-        raise InputError(f"{path}: entries of a checkpoint are missing or damaged ({_first_line(e)})") from e
-    if broken is not None:
-        raise InputError(f"{path}: damaged: the checksum of {broken} is wrong; copy the file again")
-    return checkpoint
-
-
-def _first_line(e: Exception) -> str:
-    """The reason in torch's many lines: the one that names a global if there is one, else the first."""
-    lines = [line.strip() for line in str(e).splitlines() if line.strip()] or [type(e).__name__]
-    return next((line for line in lines if "GLOBAL" in line), lines[0])[:200]
+        raise InputError(f"{path}: entries of a checkpoint are missing or damaged ({e})") from e
 
 
 def model_of(checkpoint: Checkpoint) -> nn.Module:
-    """The model in eval mode with the checkpoint's weights, loaded strictly."""
+    """The model in eval mode with the checkpoint's weights, loaded strictly, and their normalisation."""
     model = registry.build(checkpoint.arch, **checkpoint.build)
-    load_strict(model, checkpoint.model, f"the {checkpoint.arch} checkpoint")
+    state.load_strict(model, checkpoint.model, f"the {checkpoint.arch} checkpoint")
+    model.normalisation = cast(nn.Module, checkpoint.preprocess.normalisation)  # which it is not: typing
     return model.eval()
 
 
 def load(path: str | Path) -> nn.Module:
     """`zoo.load`: the model of the checkpoint at `path`, in eval mode, on the CPU.  Raises InputError."""
     return model_of(read(path))
-
-
-def load_strict(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load `state` into `model`, all keys and shapes equal; else InputError with the first differences."""
-    own = model.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    extra = sorted(state.keys() - own.keys())
-    shapes = [
-        f"{k} is {tuple(state[k].shape)} there, {tuple(own[k].shape)} here"
-        for k in own.keys() & state.keys()
-        if own[k].shape != state[k].shape
-    ]
-    if missing or extra or shapes:
-        raise InputError(
-            f"{source} does not fit the model: {len(missing)} keys missing {missing[:3]}, "
-            f"{len(extra)} too many {extra[:3]}, {len(shapes)} of another shape {sorted(shapes)[:3]}"
-        )
-    model.load_state_dict(state)
 
 
 def seed_everything(seed: int) -> None:
@@ -161,11 +122,11 @@ def rng_state() -> dict:
     }
 
 
-def set_rng_state(state: dict) -> None:
+def set_rng_state(saved: dict) -> None:
     """Put back what `rng_state` took."""
-    version, words, gauss = state["python"]
+    version, words, gauss = saved["python"]
     random.setstate((version, tuple(words), gauss))
-    np.random.set_state(state["numpy"])  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    np.random.set_state(saved["numpy"])  # noqa: NPY002
+    torch.set_rng_state(saved["torch"])
+    if saved["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(saved["cuda"])

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 
 from zoo.core.device import AMP
+from zoo.encoders import Normalisation
 from zoo.errors import InputError, nearest
 
-Plain = None | bool | int | float | str  # what an architecture's option can be, on a command line and in JSON
+# what an architecture's option can be, on a command line and in JSON (where a tuple is a list)
+Plain = None | bool | int | float | str | tuple["Plain", ...]
 
 OPTIMIZERS = ("adamw", "sgd")
+DECAYED = ("weights", "dense", "all")  # see zoo.core.optimizer
 SCHEDULES = ("constant", "cosine", "poly", "step")
 AMP_WORDS = ("auto", *AMP)
+CHOICES = {"optimizer": OPTIMIZERS, "decay_on": DECAYED, "schedule": SCHEDULES, "amp": AMP_WORDS}
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,23 @@ class Preprocess:
     size: tuple[int, int]
     tile: bool = False
 
+    @property
+    def normalisation(self) -> Normalisation:
+        """What the weights were trained to expect of their input."""
+        return Normalisation(self.mean, self.std)
+
+    def describe(self) -> str:
+        """For people."""
+        way = "tiles at the image's own scale" if self.tile else "resized"
+        mean, deviation = (" ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
+        return f"channels {self.channels}, mean {mean}, deviation {deviation}; {way}"
+
     def to_tensor(self, image: np.ndarray) -> Tensor:
         """uint8 (H, W) or (H, W, 3) -> normalised float32 (channels, H, W)."""
         return self.normalise(channels_first(image, self.channels))
 
     def normalise(self, x: Tensor) -> Tensor:
-        """uint8 (..., C, H, W) on any device -> float32 of mean 0 and deviation 1 over the training set."""
+        """uint8 (..., C, H, W) on any device -> float32 (x/255 - mean) / std."""
         mean = torch.tensor(self.mean, dtype=torch.float32, device=x.device)[:, None, None]
         std = torch.tensor(self.std, dtype=torch.float32, device=x.device)[:, None, None]
         return x.float().div_(255).sub_(mean).div_(std)
@@ -75,8 +90,9 @@ class TrainConfig:
     # model
     arch: str = "unetpp"
     encoder: str | None = None
-    pretrained: bool | str = False
-    weights: str | None = None  # a checkpoint to start from
+    pretrained: bool | str = False  # True: the encoder's; a name: a published network's, with its options
+    weights: str | None = None  # a file or a published name to start from
+    reset_head: bool = False  # keep a fresh classifier where the weights are of other classes
     options: dict[str, Plain] = field(default_factory=dict)  # the architecture's own keywords
     # data
     data: str = "phantom"
@@ -95,8 +111,10 @@ class TrainConfig:
     accumulate: int = 1
     optimizer: str = "adamw"
     lr: float = 1e-3
+    head_lr: float = 1.0  # factor on the rate of all that is not the encoder
     momentum: float = 0.9  # SGD's; AdamW keeps its betas (0.9, 0.999)
-    weight_decay: float = 1e-4  # not on biases and norms
+    weight_decay: float = 1e-4
+    decay_on: str = "weights"
     schedule: str = "cosine"
     warmup: float = 1.0  # epochs
     clip: float = 1.0  # largest gradient norm; 0: off
@@ -109,15 +127,14 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("amp", AMP_WORDS)):
+        for name, known in CHOICES.items():
             value = getattr(self, name)
             if value not in known:
-                raise InputError(f"--{name} {value}: not known; {nearest(value, known)}")
+                raise InputError(f"--{flag_name(name)} {value}: not known; {nearest(value, known)}")
         for name, (holds, what) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not holds(value):
-                flag = name.replace("_", "-")
-                raise InputError(f"--{flag} {value}: must be {what}")
+                raise InputError(f"--{flag_name(name)} {value}: must be {what}")
 
     def to_dict(self) -> dict[str, object]:
         """Plain types, as config.json and checkpoints keep them."""
@@ -129,8 +146,26 @@ class TrainConfig:
         unknown = set(d) - {f.name for f in fields(cls)}
         if unknown:
             raise InputError(f"config key {sorted(unknown)[0]!r} is not known to this version of zoo")
-        lists = {k: tuple(v) for k, v in d.items() if isinstance(v, list)}
-        return replace(cls(), **{**d, **lists})
+        settings: dict = {k: tuples(v) for k, v in d.items()}
+        return replace(cls(), **settings)
+
+
+def tuples(value: object) -> object:
+    """`value` with a tuple in place of each list, which is what JSON makes of one."""
+    if isinstance(value, dict):
+        return {k: tuples(v) for k, v in value.items()}
+    return tuple(tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def as_typed(options: dict[str, Plain]) -> str:
+    """Options as `--opt` takes them, `width=16 bins=1,2,3,6`."""
+    values = {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in options.items()}
+    return " ".join(f"{k}={v}" for k, v in values.items())
+
+
+def flag_name(field: str) -> str:
+    """`weight-decay` for `weight_decay`."""
+    return field.replace("_", "-")
 
 
 def _finite(value: float) -> bool:
@@ -147,6 +182,7 @@ RANGES: dict[str, tuple[Callable[..., bool], str]] = {
     "batch": (lambda v: v >= 1, "at least 1"),
     "accumulate": (lambda v: v >= 1, "at least 1"),
     "lr": (lambda v: _finite(v) and v > 0, "above 0"),
+    "head_lr": (lambda v: _finite(v) and v > 0, "above 0"),
     "momentum": (lambda v: 0 <= v < 1, "from 0 to below 1"),
     "weight_decay": (lambda v: _finite(v) and v >= 0, "0 or more"),
     "warmup": (lambda v: _finite(v) and v >= 0, "0 or more epochs"),

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import torch
 
-from zoo import registry
+from zoo import registry, weights
 from zoo.core.config import TrainConfig
+from zoo.encoders.pretrained import source as encoder_weights
 from zoo.errors import InputError
 
 
@@ -77,6 +78,105 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         },
         ours=("patience", "batch", "schedule", "warmup", "clip", "augment", "epochs"),
     ),
+    ("unet_halved", "default"): Recipe(
+        source="ours: the defaults of TrainConfig",
+        settings={},
+    ),
+    ("unet_halved", "paper"): Recipe(
+        source="the hand-bone team's own report; its training settings are not published",
+        settings={
+            "encoder": "efficientnet_b7",
+            "size": (1024, 1024),
+            "loss": "bce+dice",
+            "augment": "flip",
+            "pretrained": True,
+            "optimizer": "adamw",
+            "lr": 1e-4,
+            "weight_decay": 1e-4,
+            "batch": 2,
+            "schedule": "cosine",
+            "warmup": 1.0,
+            "clip": 1.0,
+            "epochs": 50,
+        },
+        ours=(
+            "pretrained", "optimizer", "lr", "weight_decay", "batch", "schedule", "warmup", "clip", "epochs",
+        ),
+    ),
+    ("fcn", "default"): Recipe(
+        source="ours: the defaults of TrainConfig",
+        settings={},
+    ),
+    ("fcn", "paper"): Recipe(
+        source="torchvision's references/segmentation, from which its weights come (not the VGG of 2015)",
+        settings={
+            "pretrained": True,
+            "optimizer": "sgd",
+            "momentum": 0.9,
+            "lr": 0.02,
+            "head_lr": 1.0,
+            "weight_decay": 1e-4,
+            "decay_on": "all",
+            "schedule": "poly",
+            "batch": 32,
+            "size": (480, 480),
+            "augment": "crop+flip",
+            "loss": "ce",
+            "epochs": 30,
+            "amp": "off",
+            "warmup": 0.0,
+            "clip": 0.0,
+        },
+    ),
+    ("pspnet", "default"): Recipe(
+        source="ours: the defaults of TrainConfig",
+        settings={},
+    ),
+    ("pspnet", "paper"): Recipe(
+        source="Zhao et al. 2017, Sec. 5.1 (arXiv:1612.01105); semseg is the authors' training code",
+        settings={
+            "pretrained": True,
+            "optimizer": "sgd",
+            "momentum": 0.9,
+            "lr": 0.01,
+            "head_lr": 10.0,
+            "weight_decay": 1e-4,
+            "decay_on": "all",
+            "schedule": "poly",
+            "batch": 16,
+            "size": (473, 473),
+            "augment": "crop+rotate+blur+flip",
+            "loss": "ce",
+            "epochs": 50,
+            "amp": "off",
+            "warmup": 0.0,
+            "clip": 0.0,
+        },
+    ),
+    ("deeplabv3plus", "default"): Recipe(
+        source="ours: the defaults of TrainConfig",
+        settings={},
+    ),
+    ("deeplabv3plus", "paper"): Recipe(
+        source="Chen et al. 2018, Sec. 4 (arXiv:1802.02611), and the authors' TensorFlow code",
+        settings={
+            "pretrained": True,
+            "optimizer": "sgd",
+            "momentum": 0.9,
+            "lr": 0.007,
+            "weight_decay": 4e-5,
+            "decay_on": "dense",
+            "schedule": "poly",
+            "batch": 16,
+            "size": (513, 513),
+            "augment": "crop+flip",
+            "loss": "ce",
+            "epochs": 46,  # 30,000 steps of 16 out of 10,582 images are 45.4
+            "amp": "off",
+            "warmup": 0.0,
+            "clip": 0.0,
+        },
+    ),
 }
 
 
@@ -96,15 +196,18 @@ def recipe(arch: str, name: str) -> Recipe:
 def resolve(flags: dict) -> tuple[TrainConfig, dict[str, str]]:
     """The configuration that `flags` (TrainConfig fields the user gave) make, and where each value is from.
 
-    Later wins: TrainConfig's defaults, the data's, the recipe's, the flags.  `options` merge key by key.
-    A size that the architecture cannot put out is rounded up to the next one it can.
+    Later wins: TrainConfig's defaults, the data's, the recipe's, those of a published network that a flag
+    names, the flags.  `options` merge key by key.  A size that the architecture cannot put out is rounded up
+    to the next one it can.
     """
     arch = flags.get("arch", TrainConfig.arch)
     data = flags.get("data", TrainConfig.data)
     name = flags.get("recipe", TrainConfig.recipe)
-    layers = [
+    layers: list[tuple[str, dict]] = [
+        ("default", {"encoder": registry.default_encoder(arch)}),
         ("data", DATA_DEFAULTS.get(data.split(":")[0], {})),
         (f"recipe {name}", recipe(arch, name).settings),
+        ("weights", published(arch, flags)),
         ("flag", flags),
     ]
     settings: dict = {}
@@ -117,6 +220,7 @@ def resolve(flags: dict) -> tuple[TrainConfig, dict[str, str]]:
     with torch.device("meta"):  # so that a wrong option is said before any file is read
         options: dict = config.options
         model = registry.build(arch, encoder=config.encoder, **options)
+    check_encoder(config)
     least, _ = registry.legal_size(model, 1)
     if min(config.size) < least:
         h, w = config.size
@@ -125,6 +229,33 @@ def resolve(flags: dict) -> tuple[TrainConfig, dict[str, str]]:
     if size != config.size:
         origins["size"] = f"{origins.get('size', 'default')}, rounded up to what {arch} puts out"
     return replace(config, size=size), origins
+
+
+def published(arch: str, flags: dict) -> dict[str, object]:
+    """The settings that follow from the weights which `flags` start from."""
+    name, path = flags.get("pretrained"), flags.get("weights")
+    if name and path:
+        raise InputError("--pretrained and --weights: a run starts from one of them; leave the other out")
+    if flags.get("reset_head") and not path and not isinstance(name, str):
+        raise InputError("--reset-head: a fresh head is all there is without --weights or --pretrained NAME")
+    follow: dict[str, object] = {"pretrained": False} if path else {}  # a recipe's would be overwritten
+    if isinstance(name, str) or path in weights.known():
+        build = weights.published(arch, str(name or path)).build
+        follow["options"] = {k: v for k, v in build.items() if k not in registry.OWN_WORDS}
+        if "encoder" in build:
+            follow["encoder"] = build["encoder"]
+    return follow
+
+
+def check_encoder(config: TrainConfig) -> None:
+    """Raise InputError for a flag about an encoder that is not there, or has no weights."""
+    if config.encoder is None:
+        for flag, given in (("--pretrained", config.pretrained is True), ("--head-lr", config.head_lr != 1)):
+            if given:
+                what = f"{flag}: {config.arch} has no encoder"
+                raise InputError(f"{what}; choose an --encoder, or leave it out")
+    elif config.pretrained is True:
+        encoder_weights(config.encoder)
 
 
 # What may differ between a run and its resumption; everything else would make it another run.

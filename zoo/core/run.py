@@ -6,7 +6,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from zoo.core.checkpoint import write_bytes
-from zoo.core.config import TrainConfig
+from zoo.core.config import TrainConfig, as_typed
 from zoo.errors import InputError
 
 
@@ -57,7 +57,7 @@ def truncate_logs(out: Path, epoch: int) -> None:
 def plain(value: object) -> str:
     """A setting as one would type it."""
     if isinstance(value, dict):
-        return " ".join(f"{k}={v}" for k, v in value.items()) or "none"
+        return as_typed(value) or "none"
     if isinstance(value, tuple):
         return " ".join(str(v) for v in value) or "none"
     return "none" if value is None else str(value)

@@ -27,6 +27,8 @@ from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.display import Display
 from zoo.core.loader import Batch, TrainLoader, TrainSet, statistics, whole_images
 from zoo.core.metrics import Scores, count
+from zoo.core.network import network
+from zoo.core.optimizer import make_optimizer, set_rate
 from zoo.core.predictor import Predictor
 from zoo.core.run import log, open_folder, plain, truncate_logs
 from zoo.core.transforms import Augment
@@ -72,22 +74,23 @@ class Trainer:
         for warning in (*self.train_source.warnings, *self.val_source.warnings):
             display.warn(warning)
         self.labels = self.train_source.labels
-        self.build: dict = {
-            "num_classes": self.labels.num_classes,
-            "in_channels": None if config.encoder else self.train_source.channels,
-            "encoder": config.encoder,
-            **config.options,
-        }
-        checkpoint.seed_everything(config.seed)
-        self.model = registry.build(config.arch, **self.build, pretrained=config.pretrained)
+        if resume:  # from the file alone: nothing is downloaded again
+            self.model, self.build = checkpoint.model_of(resume), resume.build
+            self.normalised_by = "the run"
+        else:
+            self.model, self.build = network(
+                config, self.labels.num_classes, self.train_source.channels, display.note
+            )
+            self.normalised_by = "weights" if registry.normalisation(self.model) else "data"
         self.aux_weights = cast(tuple[float, ...], self.model.aux_weights)
-        self.preprocess = resume.preprocess if resume else self.choose_preprocess()
+        margin = registry.margin(self.model)
+        augment = Augment(config.augment, config.size, margin, tile=margin > 0)
+        self.preprocess = resume.preprocess if resume else self.choose_preprocess(augment.tile)
         self.criterion = losses.Criterion(config.loss or losses.default_loss(self.labels.task), self.labels)
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.amp = resolve_amp(config.amp, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
         self.optimizer = make_optimizer(self.model, config)
-        augment = Augment(config.augment, config.size, registry.margin(self.model), self.preprocess.tile)
         self.loader = TrainLoader(
             TrainSet(
                 self.train_source, augment, self.preprocess.channels, self.criterion.needs_weight, config.seed
@@ -100,8 +103,6 @@ class Trainer:
         self.interrupted = self.fetching = False
         if resume:
             self.restore(resume)
-        elif config.weights:
-            self.start_from(config.weights)
 
     # ------------------------------------------------------------------ the run
 
@@ -178,8 +179,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
         if not self.scaler.is_enabled():  # fp16's scaler skips the step and lowers its scale by itself
             self.check_finite("norm of the gradient", norm, group)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = self.lr(self.progress.step)
+        set_rate(self.optimizer, self.lr(self.progress.step))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.item()
@@ -264,7 +264,7 @@ class Trainer:
             *rows,
             ("classes", f"{self.labels.num_classes}: {', '.join(self.labels.names)}", "data"),
             ("images", f"{len(self.train_source)} to train, {len(self.val_source)} to validate", "data"),
-            ("channels", str(self.preprocess.channels), "data"),
+            ("input", self.preprocess.describe(), self.normalised_by),
             ("parameters", f"{parameters:,}", "model"),
             ("runs on", f"{self.device}, {precision}", "machine"),
         ]
@@ -291,26 +291,18 @@ class Trainer:
                 f"{self.config.data}: not the data this run was started with (other files or classes); "
                 f"put them back, or start a new run with --weights {self.out / 'last.pt'}"
             )
-        checkpoint.load_strict(self.model, state.model, str(self.out / "last.pt"))
         self.optimizer.load_state_dict(state.training["optimizer"])
         self.scaler.load_state_dict(state.training["scaler"])
         self.progress = Progress(**state.training["progress"])
         checkpoint.set_rng_state(state.training["rng"])
         truncate_logs(self.out, self.progress.epoch)
 
-    def start_from(self, path: str) -> None:
-        """Weights from another run's checkpoint, strictly; everything else begins anew."""
-        other = checkpoint.read(path)
-        if other.arch != self.config.arch:
-            raise InputError(f"--weights {path}: holds {other.arch}, not --arch {self.config.arch}")
-        checkpoint.load_strict(self.model, other.model, f"--weights {path}")
-
-    def choose_preprocess(self) -> Preprocess:
-        """Statistics of the training images; tiles for a model that needs a margin around its output."""
-        channels = self.train_source.channels if not self.config.encoder else 3
-        mean, std = statistics(self.train_source, channels)
+    def choose_preprocess(self, tile: bool) -> Preprocess:
+        """The normalisation that belongs to the weights, else the training images' own."""
+        channels: int = self.build["in_channels"]
         registry.check_size(self.model, self.config.size)
-        return Preprocess(channels, mean, std, self.config.size, tile=registry.margin(self.model) > 0)
+        mean, std = registry.normalisation(self.model) or statistics(self.train_source, channels)
+        return Preprocess(channels, mean, std, self.config.size, tile)
 
     @contextmanager
     def catch_signals(self) -> Iterator[None]:
@@ -328,18 +320,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD; no weight decay on biases and norms (parameters of one dimension)."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.lr)
 
 
 def fingerprint(*sources: Source) -> int:

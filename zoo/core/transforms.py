@@ -4,7 +4,8 @@ H, W: an array's height and width.  h, w: the output's.  m: margin, the pixels t
 convolutions loses at each side.  Points are (x, y) in pixel centres: the first pixel's centre is (0, 0).
 
 All geometry of a sample is one map from output pixel to source point, applied once to each array: image
-bilinear, mask nearest and exact in every bit, weight bilinear, all mirrored beyond the border alike.
+bilinear, mask nearest and exact in every bit, weight bilinear, all mirrored beyond the border alike, but
+that with "crop" an index mask is IGNORE there.
 Grey values change in the image alone.  Every random number comes from the generator that is handed in.
 """
 
@@ -33,14 +34,18 @@ WORDS = {
     "rotate": "by up to 15 degrees either way",
     "scale": "by 0.8 to 1.25, both sides alike",
     "shift": "by up to 1/16 of each side",
+    "crop": "a window of the output's size out of the image at 0.5 to 2 times its own scale",
     "grey": "gamma and contrast (about the mean) by 0.8 to 1.25, brightness by up to 0.08 of white",
+    "blur": "Gaussian, deviation up to 1.5 px, in half of the samples",
     "noise": "Gaussian, deviation 0 to 0.04 of white, each pixel by itself",
     "elastic": "displacements on a 3x3 grid, deviation 10 px (at most side / 20), bicubic (U-Net, Sec. 3.1)",
 }
 ROTATE = math.radians(15)
+CROP = (0.5, 2.0)  # uniform, as in semseg and torchvision's references
 FACTOR = math.log(1.25)  # scale, gamma and contrast: uniform in the logarithm, so that 1 is the middle
 SHIFT = 1 / 16
 BRIGHTNESS = 0.08
+BLUR = 1.5
 NOISE = 0.04 * 255
 ELASTIC = 10.0  # pixels, the paper's
 FOLD = 1 / 20  # at most this share of the shorter side: 10 px in a window of 100 could fold the picture
@@ -54,7 +59,7 @@ class Augment:
     spec: WORDS joined by "+"; "default" stands for DEFAULT; "none" for no change.
     size: (h, w) of the output mask and weight; the output image is (h + 2m, w + 2m), mask in its middle.
     tile: False takes the whole sample, which must come at `size`; True takes a window of `size` at the
-        sample's own scale, anywhere inside it, or around it where it is smaller.
+        sample's own scale, anywhere inside it, or around it where it is smaller.  "crop" sets it.
     OpenCV warps samples of less than 32767 pixels a side.
     """
 
@@ -63,16 +68,20 @@ class Augment:
         self.size = h, w = (size[0], size[1])
         self.margin = margin
         self.whole = (h + 2 * margin, w + 2 * margin)  # the output image, margin and all
-        self.tile = tile
+        self.tile = tile or "crop" in self.words
+        self.beyond = IGNORE if "crop" in self.words else None  # an index mask's value beyond the border
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         geometry = self._geometry((sample.image.shape[0], sample.image.shape[1]), rng)
         image = geometry.take(sample.image, self.whole, 0, cv2.INTER_LINEAR)
+        if "blur" in self.words:
+            image = _blur(image, rng)
         if "grey" in self.words:
             image = _grey(image, rng)
         if "noise" in self.words:
             image = _noise(image, rng)
-        mask = geometry.take_mask(sample.mask, self.size, self.margin)
+        beyond = self.beyond if sample.mask.dtype == np.uint8 else None  # bits have no value to ignore
+        mask = geometry.take_mask(sample.mask, self.size, self.margin, beyond)
         weight = sample.weight
         if weight is not None:
             weight = geometry.take(weight, self.size, self.margin, cv2.INTER_LINEAR)
@@ -81,16 +90,22 @@ class Augment:
     def _geometry(self, source: tuple[int, int], rng: np.random.Generator) -> Geometry:
         """Draw a map for a source (H, W): the window's place, a linear map about its middle, a field."""
         window = np.array(self.size)
-        corner = (np.array(source) - window) // 2
-        if self.tile:
+        middle = (window[::-1] - 1) / 2  # x, y
+        factor = 1.0
+        if "crop" in self.words:
+            factor = rng.uniform(*CROP)
+            free = np.array(source) - window / factor  # how much smaller than the source what it sees is
+            corner = np.where(free > 0, rng.uniform(0, np.maximum(free, 0)), free / 2)
+            target = corner[::-1] + (middle + 0.5) / factor - 0.5
+        elif self.tile:
             free = np.array(source) - window
-            corner = np.where(free > 0, rng.integers(0, np.maximum(free, 0) + 1), corner)
+            corner = np.where(free > 0, rng.integers(0, np.maximum(free, 0) + 1), free // 2)
+            target = corner[::-1] + middle
         else:
             assert source == self.size, f"sample of {source} for an output of {self.size}"
+            target = middle
 
-        linear = self._linear(rng)
-        middle = (window[::-1] - 1) / 2  # x, y
-        target = corner[::-1] + middle
+        linear = self._linear(rng) / factor
         if "shift" in self.words:
             target = target + rng.uniform(-SHIFT, SHIFT, 2) * window[::-1]
         matrix = np.column_stack([linear, target - linear @ (middle + self.margin)])  # (2, 3)
@@ -140,23 +155,37 @@ class Geometry:
     matrix: np.ndarray
     maps: tuple[np.ndarray, np.ndarray] | None = None
 
-    def take(self, array: np.ndarray, size: tuple[int, int], inset: int, mode: int) -> np.ndarray:
-        """What the window's part of (h, w), which starts `inset` pixels from its corner, sees in `array`."""
+    def take(
+        self,
+        array: np.ndarray,
+        size: tuple[int, int],
+        inset: int,
+        mode: int,
+        beyond: int | None = None,
+    ) -> np.ndarray:
+        """What the window's part of (h, w), which starts `inset` pixels from its corner, sees in `array`.
+
+        beyond: the value beyond the border; None mirrors.
+        """
         h, w = size
+        border = _MIRROR if beyond is None else cv2.BORDER_CONSTANT
         if self.maps is not None:
             x, y = (axis[inset : inset + h, inset : inset + w] for axis in self.maps)
-            return cv2.remap(array, x, y, mode, borderMode=_MIRROR)
+            return cv2.remap(array, x, y, mode, borderMode=border, borderValue=beyond or 0)
         matrix = self.matrix.copy()
         matrix[:, 2] += inset * matrix[:, :2].sum(axis=1)
         if array.shape[:2] == size and np.array_equal(matrix, np.eye(2, 3)):
             return array
-        return cv2.warpAffine(array, matrix, (w, h), flags=mode | cv2.WARP_INVERSE_MAP, borderMode=_MIRROR)
+        flags = mode | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(array, matrix, (w, h), flags=flags, borderMode=border, borderValue=beyond or 0)
 
-    def take_mask(self, mask: np.ndarray, size: tuple[int, int], inset: int) -> np.ndarray:
+    def take_mask(
+        self, mask: np.ndarray, size: tuple[int, int], inset: int, beyond: int | None = None
+    ) -> np.ndarray:
         """Nearest, exact in every bit; as OpenCV returns int64 as int32, it is given two planes of int32."""
         if mask.dtype == np.int64:
-            return join_wide(self.take(split_wide(mask), size, inset, cv2.INTER_NEAREST))
-        return self.take(mask, size, inset, cv2.INTER_NEAREST)
+            return join_wide(self.take(split_wide(mask), size, inset, cv2.INTER_NEAREST, beyond))
+        return self.take(mask, size, inset, cv2.INTER_NEAREST, beyond)
 
 
 def _displaced(matrix: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -211,6 +240,13 @@ def _grey(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     pivot = (mean / 255) ** gamma
     values = (values - pivot) * contrast + pivot + brightness
     return cv2.LUT(image, np.rint(values.clip(0, 1) * 255).astype(np.uint8))
+
+
+def _blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """In half of the samples, a Gaussian of random deviation, as wide as OpenCV finds it needs to be."""
+    if rng.random() < 0.5:
+        return image
+    return cv2.GaussianBlur(image, (0, 0), max(1e-3, rng.uniform(0, BLUR)), borderType=_MIRROR)
 
 
 # 256 equally likely values of a normal distribution: a random byte picks one, 20 times as fast as drawing one

@@ -1,0 +1,75 @@
+"""If these break, an encoder is trained away at its head's rate, or decay acts on the wrong ones."""
+
+import pytest
+import torch
+from torch import nn
+
+import zoo
+from zoo.core.config import DECAYED, TrainConfig
+from zoo.core.optimizer import make_optimizer, set_rate
+
+
+class Net(nn.Module):
+    """A grey image, an encoder with a depthwise convolution, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=4)
+        )
+        self.head = nn.Conv2d(4, 2, 1)
+
+
+def settings(model: nn.Module, word: str, **config: object) -> dict[str, float]:
+    """What the optimizer's groups hold under `word`, for each parameter; each is in one group."""
+    optimizer = make_optimizer(model, TrainConfig(**config))  # type: ignore[arg-type]
+    listed = [(id(p), group[word]) for group in optimizer.param_groups for p in group["params"]]
+    held = dict(listed)
+    assert len(held) == len(listed) == len(list(model.parameters()))
+    return {name: held[id(p)] for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("rule", "decayed"),
+    [
+        ("weights", {"encoder.0.weight", "encoder.2.weight", "head.weight"}),
+        ("dense", {"encoder.0.weight", "head.weight"}),  # a first convolution over grey is not depthwise
+        ("all", {name for name, _ in Net().named_parameters()}),
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_where_decay_acts(rule: str, decayed: set[str], optimizer: str) -> None:
+    held = settings(Net(), "weight_decay", weight_decay=0.5, decay_on=rule, optimizer=optimizer)
+    assert {name for name, value in held.items() if value == 0.5} == decayed
+    assert {value for name, value in held.items() if name not in decayed} <= {0.0}
+    assert rule in DECAYED
+
+
+def test_the_head_is_all_that_is_not_the_encoder() -> None:
+    held = settings(Net(), "factor", head_lr=10.0)
+    assert held == {n: 1.0 if n.startswith("encoder") else 10.0 for n, _ in Net().named_parameters()}
+    fcn = zoo.build("fcn", 2, encoder="resnet18")  # its encoder is called `backbone`, as torchvision calls it
+    held = settings(fcn, "factor", head_lr=10.0)
+    assert {name.split(".")[0]: value for name, value in held.items()} == {
+        "backbone": 1.0, "classifier": 10.0, "aux_classifier": 10.0
+    }
+
+
+def test_one_rate_needs_no_more_groups_than_decay() -> None:
+    assert len(make_optimizer(Net(), TrainConfig()).param_groups) == 2
+    assert len(make_optimizer(Net(), TrainConfig(head_lr=10.0)).param_groups) == 4
+    assert len(make_optimizer(nn.Conv2d(1, 1, 1), TrainConfig(weight_decay=0.0)).param_groups) == 1
+
+
+def test_a_step_is_the_rate_times_the_factor() -> None:
+    model = Net()
+    config = TrainConfig(optimizer="sgd", momentum=0.0, weight_decay=0.1, decay_on="all", head_lr=3.0)
+    optimizer = make_optimizer(model, config)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 2.0)
+    set_rate(optimizer, 0.05)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        rate = 0.05 * (3 if name.startswith("head") else 1)
+        assert torch.allclose(p, before[name] - rate * (2 + 0.1 * before[name]), rtol=1e-6), name

@@ -1,0 +1,47 @@
+"""Which parameters step at which rate, and on which of them weight decay acts."""
+
+from collections import defaultdict
+
+import torch
+from torch import nn
+
+from zoo.core.config import TrainConfig
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD, with a group of parameters for each pair of rate and decay that occurs.
+
+    A group's "factor" is what the run's learning rate is multiplied by: `head_lr` for what is not in
+    `model.encoder`, else 1.  Weight decay acts on
+
+        all       every parameter
+        weights   those of more than one dimension: neither biases nor the scales and shifts of norms
+        dense     those but for the kernels of depthwise convolutions
+    """
+    encoder = getattr(model, "encoder", None)
+    slow = {id(p) for p in encoder.parameters()} if encoder is not None else set()
+    kernels = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d) and depthwise(m)}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for p in model.parameters():
+        factor = 1.0 if id(p) in slow else config.head_lr
+        spared = p.ndim <= 1 or (config.decay_on == "dense" and id(p) in kernels)
+        decay = 0.0 if spared and config.decay_on != "all" else config.weight_decay
+        groups[factor, decay].append(p)
+    listed = [
+        {"params": parameters, "weight_decay": decay, "factor": factor}
+        for (factor, decay), parameters in groups.items()
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(listed, lr=config.lr, momentum=config.momentum)
+    return torch.optim.AdamW(listed, lr=config.lr)
+
+
+def depthwise(conv: nn.Conv2d) -> bool:
+    """Does each output channel see one input channel alone?"""
+    return conv.groups == conv.in_channels > 1
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """`lr` for every group, times its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["factor"]
