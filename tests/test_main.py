@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import zoo
+from zoo import encoders
 from zoo.__main__ import VERBS, main
 from zoo.core import phantom
 from zoo.errors import InputError
@@ -21,6 +22,28 @@ def test_alone_it_prints_every_architecture(capsys: pytest.CaptureFixture[str]) 
             assert word in out
     assert "246.6 G" in out  # unet: one 700×700 tile that covers 512×512
     assert "119.2 G" in out  # unetpp with 3 channels
+
+
+def test_it_counts_the_encoders_and_a_verb_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    assert f"any of {len(encoders.names())}" in capsys.readouterr().out
+    assert main(["encoders"]) == 0
+    rows = {words[0]: words for line in capsys.readouterr().out.splitlines() if (words := line.split())}
+    for name in encoders.names():
+        assert name in rows
+    assert {"11,176,512", "1.81"} < set(rows["resnet18"])  # torchvision's 11,689,512 less its classifier
+    assert "64, 64, 128, 256, 512" in " ".join(rows["resnet18"])
+    assert rows["resnet18"][-2:] == ["torchvision,", "BSD-3-Clause"]
+    assert rows["xception65"][-2:] == ["timm,", "Apache-2.0"]
+
+
+def test_encoders_of_one_architecture(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["encoders", "--arch", "unet"]) == 2
+    assert "unet has no choice of encoder" in capsys.readouterr().err
+    assert main(["encoders", "--arch", "unet_halvd"]) == 2
+    assert "nearest: unet_halved" in capsys.readouterr().err
+    assert main(["encoders", "--arch", "unet_halved"]) == 0
+    assert "resnet34" in capsys.readouterr().out
 
 
 def test_it_runs_as_a_module() -> None:
@@ -60,4 +83,5 @@ def test_an_unknown_verb_lists_the_known(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit) as stop:
         main(["phantm"])
     assert stop.value.code == 2
-    assert all(name in capsys.readouterr().err for name in VERBS)
+    err = capsys.readouterr().err
+    assert all(name in err for name in VERBS)

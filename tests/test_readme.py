@@ -1,14 +1,21 @@
 """If these break, the first page promises a command, a file or a number that is not so."""
 
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import zoo
 from tests.core.test_checkpoint import tiny
+from tests.papers.reader import load_script, table
+from zoo import encoders, weights
 from zoo.core import checkpoint
+from zoo.core.recipes import resolve
+from zoo.encoders import pretrained
+from zoo.weights import layouts
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,12 +34,39 @@ def test_every_file_it_names_is_there() -> None:
 
 
 def test_the_table_of_architectures() -> None:
-    rows = {m[1]: m[0] for m in re.finditer(r"^\| `(\w+)` \|.*$", README, re.M)}
+    rows = {m[1]: m[0] for m in re.finditer(r"^\| `(\w+)` \|.*\.md\) \|$", README, re.M)}
     assert list(rows) == zoo.names()
-    assert f"{zoo.describe('unet').parameters:,}" in rows["unet"]
-    assert f"{zoo.describe('unet').macs / 1e9:.1f} G" in rows["unet"]
-    one = zoo.build("unetpp", 1, 1)
-    assert f"{sum(p.numel() for p in one.parameters()):,}" in rows["unetpp"]
+    for name, row in rows.items():
+        about = zoo.describe(name)
+        assert f"| {about.parameters:,} |" in row
+        assert f" {about.macs / 1e9:.1f} G " in row
+
+
+def test_the_number_of_encoders() -> None:
+    assert f"{len(encoders.names())} in all" in " ".join(README.split())
+    assert all(zoo.describe(name).encoders for name in zoo.names() if name != "unet")
+
+
+def test_its_commands_have_words_that_exist() -> None:
+    """Those with an encoder or weights: `resolve` builds the network (the others are run elsewhere)."""
+    train = load_script(ROOT / "train.py")
+    lines = re.findall(r"^python train\.py (.*--(?:encoder|weights).*)$", README, re.M)
+    assert len(lines) == 3
+    for line in lines:
+        config, _ = resolve(train.flags_of(train.parser().parse_args(shlex.split(line))))
+        assert config.weights is None or config.weights in weights.known()
+
+
+def test_the_files_it_says_load_are_those_that_do() -> None:
+    rows = table(README, "file of", "loads into", "what of it")
+    whole = {(layout.architecture, not layout.covers) for layout in layouts.LAYOUTS}
+    told = {
+        (name, row["what of it"].startswith("all"))
+        for row in rows[1:]
+        for name in zoo.names()
+        if f"`{name}`" in row["loads into"]
+    }
+    assert told == whole
 
 
 @pytest.mark.parametrize("supervised", [False, True])
@@ -42,9 +76,31 @@ def test_what_train_py_builds_by_default(supervised: bool) -> None:
     assert f"{sum(p.numel() for p in model.parameters()):,}" in README
 
 
-def test_the_code_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The blocks of Python, with a folder to run them in."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "unetpp-phantom").mkdir(parents=True)
     checkpoint.write(tmp_path / "runs" / "unetpp-phantom" / "best.pt", tiny())
-    code = README.split("```python\n")[1].split("```")[0]
-    exec(code, {})
+    return [block.split("```")[0] for block in README.split("```python\n")[1:]]
+
+
+def test_the_code_runs_as_written(code: list[str]) -> None:
+    exec(code[0], {})
+
+
+def test_the_encoder_gets_its_weights(code: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(pretrained, "load", lambda encoder, name: asked.append(name))
+    with torch.device("meta"):
+        exec(code[1], {"zoo": zoo})
+    assert asked == ["efficientnet_b7"]
+
+
+@pytest.mark.slow
+def test_the_export_runs_as_written(code: list[str], tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason='pip install -e ".[export]" to run this')
+    exec(code[2], {"torch": torch, "zoo": zoo})
+    session = runtime.InferenceSession(tmp_path / "model.onnx")
+    x = np.zeros((1, 1, 33, 47), np.float32)
+    assert session.run(None, {session.get_inputs()[0].name: x})[0].shape == (1, 29, 33, 47)

@@ -9,13 +9,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 import zoo
+from zoo import encoders
+from zoo.encoders import pretrained
 from zoo.errors import InputError
+from zoo.profile import macs
 
 
 class Verb(NamedTuple):
@@ -28,7 +32,9 @@ class Verb(NamedTuple):
 
 def table() -> Table:
     """Every architecture that `zoo.build` knows, all options at their defaults."""
-    caption = "all options at their defaults; MACs for an output of 512×512"
+    caption = (
+        "all options at their defaults; MACs for an output of 512×512; the encoders: python -m zoo encoders"
+    )
     rows = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=caption)
     for column in ("name", "paper", "year", "encoders", "parameters", "MACs", "note"):
         free = column in ("paper", "encoders")  # these may break into lines, the others stay whole
@@ -40,12 +46,58 @@ def table() -> Table:
             name,
             about.title,
             str(about.year),
-            ", ".join(about.encoders) or "–",
+            _choice(about.encoders),
             f"{about.parameters:,}",
             f"{about.macs / 1e9:.1f} G",
             about.note,
         )
     return rows
+
+
+def _choice(offered: Sequence[str]) -> str:
+    """Which encoders an architecture takes, in a few words."""
+    known = encoders.names()
+    if not offered:
+        return "–"
+    return f"any of {len(known)}" if set(offered) == set(known) else f"{len(offered)} of {len(known)}"
+
+
+def _origin(name: str) -> str:
+    """Whose ImageNet weights an encoder can start from, and their licence."""
+    if name not in pretrained.NAMES:
+        return "–"
+    whose = "torchvision" if name in pretrained.TORCHVISION else "timm"
+    return f"{whose}, {pretrained.source(name).licence}"
+
+
+def _encoders_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--arch", metavar="NAME", help="only those that this architecture takes")
+
+
+def _encoders(arguments: argparse.Namespace, console: Console) -> None:
+    offered = zoo.describe(arguments.arch).encoders if arguments.arch else encoders.names()
+    if not offered:
+        raise InputError(f"{arguments.arch} has no choice of encoder; python -m zoo says which have")
+    rows = Table(
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+        caption="channels at strides 2, 4, 8, 16, 32; MACs for an input of 224×224; whose ImageNet weights",
+    )
+    for column in ("encoder", "channels", "parameters", "MACs", "weights"):
+        right = column in ("parameters", "MACs")
+        rows.add_column(column, justify="right" if right else "left", no_wrap=column != "weights")
+    for name in offered:
+        with torch.device("meta"):
+            encoder = encoders.build(name)
+        rows.add_row(
+            name,
+            ", ".join(map(str, encoder.channels)),
+            f"{sum(p.numel() for p in encoder.parameters()):,}",
+            f"{macs(encoder, 224) / 1e9:.2f} G",
+            _origin(name),
+        )
+    console.print(rows)
 
 
 def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +124,7 @@ def _phantom(arguments: argparse.Namespace, console: Console) -> None:
 
 
 VERBS = {
+    "encoders": Verb("list the encoders with channels, size and weights", _encoders_arguments, _encoders),
     "phantom": Verb("write drawn hand radiographs in the hand-bone layout", _phantom_arguments, _phantom),
 }
 
@@ -91,7 +144,7 @@ def main(words: Sequence[str] | None = None) -> int:
         )
     arguments = parser.parse_args(words)
     try:
-        console = Console() if sys.stdout.isatty() else Console(width=160)  # whole lines for files and pipes
+        console = Console() if sys.stdout.isatty() else Console(width=200)  # whole lines for files and pipes
         if arguments.verb is None:
             console.print(table())
         else:

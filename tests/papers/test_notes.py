@@ -1,0 +1,111 @@
+"""If these break, a note in papers/ says something that the code no longer does; what all of them promise."""
+
+import contextlib
+import io
+import re
+import shlex
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+import zoo
+from zoo.core.losses import TERMS, parse
+from zoo.core.recipes import resolve
+from zoo.profile import profile
+
+from .reader import ARCHITECTURES, ENCODERS, PAPERS, ROOT, SECTIONS, Note, links, load_script, number, symbols
+
+STATUS = {"kept", "changed", "unspecified", "left out"}
+
+
+@pytest.fixture(params=[*ARCHITECTURES, *ENCODERS.values()])
+def note(request: pytest.FixtureRequest) -> Note:
+    return Note(ROOT / request.param)
+
+
+def test_every_note_has_the_ten_sections(note: Note) -> None:
+    assert note.headings == SECTIONS
+
+
+def test_links_resolve(note: Note) -> None:
+    for words, target in links(note.text):
+        if target.startswith("https://"):
+            continue
+        path = note.path.parent / target
+        assert path.is_file(), f"{note.path.name}: [{words}]({target})"
+        if path.suffix == ".py" and words.startswith("`") and not words.startswith("`zoo."):
+            assert words.strip("`") in symbols(path), f"{note.path.name}: no {words} in {target}"
+
+
+def test_stage_table(note: Note) -> None:
+    """Every row by hooks on the network that the section names; the rows cover it whole."""
+    named = re.search(r"`(zoo\.(?:encoders\.)?build\([^`]*\))`, input (?:\d+×)?(\d+)×\2\b", note.section(3))
+    assert named, "section 3 says `zoo.build(…)`, input S×S"
+    with torch.device("meta"):
+        model = eval(named[1], {"zoo": zoo})
+        stages = profile(model, int(named[2]))
+    rows = note.table(3, "stage", "module", "output C×H×W", "parameters", "MACs")
+    for row in rows:
+        stage = stages[row["module"].strip("`")]
+        assert row["output C×H×W"] == "×".join(map(str, stage.shape)), row["stage"]
+        assert number(row["parameters"]) == stage.parameters, row["stage"]
+        assert number(row["MACs"]) == stage.macs, row["stage"]
+    *parts, whole = rows
+    assert whole["stage"].startswith("whole ")
+    assert whole["module"] == ""
+    for column in ("parameters", "MACs"):
+        assert sum(number(row[column]) for row in parts) == number(whole[column])
+
+
+def test_equations_name_code(note: Note) -> None:
+    for row in note.table(4, "in the paper", "what it is", "code"):
+        assert links(row["code"]), row["in the paper"]
+
+
+def test_ledger_rows_are_held_by_tests(note: Note) -> None:
+    for row in note.table(5, "the paper's clause", "status", "what we do, and why", "test"):
+        clause, status = row["the paper's clause"], row["status"]
+        assert status in STATUS, clause
+        assert row["what we do, and why"] or status in ("kept", "left out"), clause
+        tests = [words.strip("`") for words, target in links(row["test"]) if "tests/" in target]
+        assert all(test.startswith("test_") for test in tests), clause
+        assert tests or status == "left out", clause
+
+
+def test_measured_rows_are_complete(note: Note) -> None:
+    rows = note.table(7, "what", "command", "hardware", "result")
+    assert rows, "a note says what we measured"
+    assert all(all(row.values()) for row in rows)
+
+
+def test_commands_work(note: Note) -> None:
+    """`python -c` prints what the note says; `train.py` lines have flags, options and recipes that exist."""
+    train = load_script(ROOT / "train.py")
+    rows = note.table(8, "switch", "command", "expect")
+    assert rows
+    for row in rows:
+        program, *words = shlex.split(row["command"].strip("`"))
+        assert (program, bool(row["expect"])) == ("python", True), row["switch"]
+        if words[0] == "-c":
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out):
+                exec(words[1], {})
+            assert re.match(r"prints `(.+?)`", row["expect"])[1] == out.getvalue().strip(), row["switch"]
+        else:
+            assert words[0] == "train.py", row["switch"]
+            config, _ = resolve(train.flags_of(train.parser().parse_args(words[1:])))
+            if config.data == "phantom" and config.loss:  # the default data: overlapping bones
+                assert all("multilabel" in TERMS[term].tasks for term in parse(config.loss)), row["switch"]
+
+
+def test_pictures_are_drawn_from_the_networks(note: Note) -> None:
+    draw = load_script(PAPERS / "draw.py")
+    shown = [target for _, target in links(note.section(2)) if target.endswith(".svg")]
+    assert shown
+    for name in shown:
+        text = (PAPERS / name).read_text(encoding="utf-8")
+        assert text == draw.PICTURES[name](), f"{name} is stale: run python papers/draw.py"
+        ElementTree.fromstring(text)
+        assert "prefers-color-scheme: dark" in text
+        assert min(float(px) for px in re.findall(r"([\d.]+)px", text)) >= 12
