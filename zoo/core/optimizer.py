@@ -44,4 +44,4 @@ def depthwise(conv: nn.Conv2d) -> bool:
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """`lr` for every group, times its factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["factor"]
+        group["lr"] = lr * group.get("factor", 1.0)  # runs of the first release have none

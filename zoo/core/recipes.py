@@ -30,6 +30,10 @@ DATA_DEFAULTS: dict[str, dict[str, object]] = {
     "folder": {"size": (256, 256)},
 }
 
+# CamVid at 60x80, resnet18 from random weights, batch 8, 4 epochs; mIoU at 3e-4, 1e-3 and 3e-3: unet_halved
+# 0.392, 0.402, 0.385; fcn 0.355, 0.346, 0.358; pspnet 0.370, 0.369, 0.327; deeplabv3plus 0.270, 0.348, 0.325.
+_ENCODER_DEFAULT = "ours: of 3e-4, 1e-3 and 3e-3 the rate that is good or best for all four on CamVid"
+
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("unet", "default"): Recipe(
         source="ours: AdamW in place of the paper's SGD, tiles that fit two cores",
@@ -79,8 +83,8 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         ours=("patience", "batch", "schedule", "warmup", "clip", "augment", "epochs"),
     ),
     ("unet_halved", "default"): Recipe(
-        source="ours: the defaults of TrainConfig",
-        settings={},
+        source=_ENCODER_DEFAULT,
+        settings={"lr": 1e-3},
     ),
     ("unet_halved", "paper"): Recipe(
         source="the hand-bone team's own report; its training settings are not published",
@@ -104,8 +108,8 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         ),
     ),
     ("fcn", "default"): Recipe(
-        source="ours: the defaults of TrainConfig",
-        settings={},
+        source=_ENCODER_DEFAULT,
+        settings={"lr": 1e-3},
     ),
     ("fcn", "paper"): Recipe(
         source="torchvision's references/segmentation, from which its weights come (not the VGG of 2015)",
@@ -129,8 +133,8 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         },
     ),
     ("pspnet", "default"): Recipe(
-        source="ours: the defaults of TrainConfig",
-        settings={},
+        source=_ENCODER_DEFAULT,
+        settings={"lr": 1e-3},
     ),
     ("pspnet", "paper"): Recipe(
         source="Zhao et al. 2017, Sec. 5.1 (arXiv:1612.01105); semseg is the authors' training code",
@@ -154,8 +158,8 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         },
     ),
     ("deeplabv3plus", "default"): Recipe(
-        source="ours: the defaults of TrainConfig",
-        settings={},
+        source=_ENCODER_DEFAULT,
+        settings={"lr": 1e-3},
     ),
     ("deeplabv3plus", "paper"): Recipe(
         source="Chen et al. 2018, Sec. 4 (arXiv:1802.02611), and the authors' TensorFlow code",
