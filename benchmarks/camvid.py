@@ -8,8 +8,8 @@ Each architecture trains for --seconds of one core's time, loading included and 
 of its first steps decides how many images it sees, in epochs of equal length, and the schedule ends with the
 last of them.  CPU time is counted, not the clock's, so that --jobs may train side by side, a core each.
 Size, batch, rate, schedule, augmentation, loss and seed are the same for all, and so is the encoder where
-one can be chosen; its weights are random.  Each image is seen whole at 120x160, but by a network with a margin (`unet`)
-in windows at its own scale.  Options are those of each architecture's `default` recipe.
+one can be chosen; its weights are random.  Each image is seen whole at 120x160, but by a network with a
+margin (`unet`) in windows at its own scale.  Options are those of each architecture's `default` recipe.
 """
 
 import argparse
