@@ -30,7 +30,6 @@ PUBLISHED: dict[tuple[str, str], tuple[object, str]] = {
     ("fcn", "optimizer"): ("sgd", _REFERENCES),
     ("fcn", "momentum"): (0.9, _REFERENCES),
     ("fcn", "lr"): (0.02, _REFERENCES),
-    ("fcn", "head_lr"): (1.0, f"{_REFERENCES}; the auxiliary head's 10 is left out"),
     ("fcn", "weight_decay"): (1e-4, _REFERENCES),
     ("fcn", "decay_on"): ("all", _REFERENCES),
     ("fcn", "schedule"): ("poly", _REFERENCES),

@@ -1,5 +1,7 @@
 """If these break, every architecture's output is misplaced by a pixel, or starts from the wrong weights."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from zoo.layers import (
     SqueezeExcite,
     StochasticDepth,
     UpBlock,
+    conv_bn,
     conv_bn_relu,
     he_normal_,
     head3x3,
@@ -107,6 +110,22 @@ def test_conv_bn_relu_keeps_the_size_and_is_its_formula(kernel: int, dilation: i
     y = F.conv2d(x, conv.weight, padding=kernel // 2 * dilation, dilation=dilation)
     torch.testing.assert_close(block(x), normalised(norm, y).relu())
     assert block(x).shape == (2, 5, 7, 9)
+
+
+@pytest.mark.parametrize("act", [None, nn.SiLU])
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(1, 2, 1), (3, 2, 1), (5, 1, 2), (3, 2, 2)])
+def test_conv_bn_is_its_formula(kernel: int, stride: int, dilation: int, act: type | None) -> None:
+    norm = partial(nn.BatchNorm2d, eps=0.5)
+    block = conv_bn(4, 6, kernel, stride=stride, dilation=dilation, groups=2, norm=norm, act=act)
+    scatter_statistics(block.double().eval())
+    x = torch.randn(2, 4, 7, 9, dtype=torch.float64)
+    assert block[0].bias is None
+    padding = kernel // 2 * dilation
+    y = F.conv2d(x, block[0].weight, None, stride, padding, dilation, groups=2)
+    y = normalised(block[1], y)
+    assert block[1].eps == 0.5
+    torch.testing.assert_close(block(x), y * y.sigmoid() if act else y)
+    assert block(x).shape == (2, 6, -(-7 // stride), -(-9 // stride))
 
 
 def test_pooled_batch_norm_takes_a_batch_of_one_by_the_running_statistics() -> None:

@@ -1,6 +1,6 @@
 """The few blocks that more than one paper uses.  Legend: N batch, K classes, (H, W) the input's size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod, sqrt
 from typing import NamedTuple
 
@@ -29,13 +29,29 @@ def resize(x: Tensor, like: Tensor, mode: str = "bilinear", align_corners: bool 
     return F.interpolate(x, size=like.shape[-2:], mode=mode, align_corners=corners)
 
 
+def conv_bn(
+    in_channels: int,
+    channels: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    act: Callable[..., nn.Module] | None = None,
+) -> nn.Sequential:
+    """Convolution, `norm` of its channels and, if given, an activation; only the stride changes the size.
+
+    No bias, for BatchNorm would cancel it.
+    """
+    padding = kernel // 2 * dilation
+    conv = nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation, groups, bias=False)
+    return nn.Sequential(conv, norm(channels), *([act(inplace=True)] if act else []))
+
+
 def conv_bn_relu(in_channels: int, channels: int, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
-    """Convolution that keeps the size, BatchNorm, ReLU; no bias, for BatchNorm would cancel it."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, kernel, 1, kernel // 2 * dilation, dilation, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
-    )
+    """Convolution that keeps the size, BatchNorm, ReLU."""
+    return conv_bn(in_channels, channels, kernel, dilation=dilation, act=nn.ReLU)
 
 
 class UpBlock(nn.Module):

@@ -377,10 +377,10 @@ def test_new_layers_start_as_torchs() -> None:
     ("options", "says"),
     [
         ({"output_stride": 4}, "output stride 4 is not possible; choose 8, 16 or 32"),
-        ({"bins": ()}, r"bins \(\) must be one number or more"),
-        ({"bins": (1, 0)}, r"bins \(1, 0\) must be .* each >= 1"),
-        ({"dropout": 1.0}, r"dropout 1.0 in \[0, 1\)"),
-        ({"dropout": -0.1}, r"dropout -0.1 in \[0, 1\)"),
+        ({"bins": ()}, r"^pspnet: bins \(\) must be one number or more, each >= 1$"),
+        ({"bins": (1, 0)}, r"^pspnet: bins \(1, 0\) must be .* each >= 1$"),
+        ({"dropout": 1.0}, r"^pspnet: dropout 1.0 must be in \[0, 1\)$"),
+        ({"dropout": -0.1}, r"^pspnet: dropout -0.1 must be in \[0, 1\)$"),
         ({"encoder": "resnet5"}, "unknown encoder 'resnet5'"),
     ],
 )

@@ -480,9 +480,10 @@ def test_width_and_norm_over_an_encoder() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"encoder": "resnet18", "width": 1}, "width 1 must be >= 2"),
-        ({"encoder": "resnet18", "norm": "layer"}, "norm 'layer' must be None or 'batch'"),
-        ({"encoder": "resnet18", "level": 5}, "level 5 must be 1, 2, 3 or 4"),
+        ({"encoder": "resnet18", "width": 1}, "^unetpp: width 1 must be >= 2 over an encoder$"),
+        ({"encoder": "resnet18", "norm": "layer"}, "^unetpp: norm 'layer' must be None or 'batch'$"),
+        ({"width": 0}, "^unetpp: width 0 must be >= 1$"),
+        ({"encoder": "resnet18", "level": 5}, "^unetpp: level 5 must be 1, 2, 3 or 4$"),
         ({"encoder": "resnet5"}, "unknown encoder 'resnet5'"),
         ({"pretrained": True}, "pretrained=True needs an encoder"),
     ],

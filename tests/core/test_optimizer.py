@@ -1,5 +1,7 @@
 """If these break, an encoder is trained away at its head's rate, or decay acts on the wrong ones."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -58,7 +60,38 @@ def test_the_head_is_all_that_is_not_the_encoder() -> None:
 def test_one_rate_needs_no_more_groups_than_decay() -> None:
     assert len(make_optimizer(Net(), TrainConfig()).param_groups) == 2
     assert len(make_optimizer(Net(), TrainConfig(head_lr=10.0)).param_groups) == 4
-    assert len(make_optimizer(nn.Conv2d(1, 1, 1), TrainConfig(weight_decay=0.0)).param_groups) == 1
+    assert len(make_optimizer(Net(), TrainConfig(decay_on="all")).param_groups) == 1
+    assert len(make_optimizer(nn.Conv2d(1, 1, 1, bias=False), TrainConfig()).param_groups) == 1
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_groups_of_the_first_release_go_on(decay: float, optimizer: str) -> None:
+    """It had two at any decay, weights before biases and norms, and no factors."""
+    torch.manual_seed(1)
+    then, now = Net(), Net()
+    now.load_state_dict(then.state_dict())
+    listed = [
+        {"params": [p for p in then.parameters() if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in then.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[optimizer]
+    old = kind(listed, lr=0.01, **({"momentum": 0.9} if optimizer == "sgd" else {}))  # type: ignore[arg-type]
+    new = make_optimizer(now, TrainConfig(optimizer=optimizer, weight_decay=decay, lr=0.01))
+
+    def step(model: nn.Module, by: torch.optim.Optimizer) -> None:
+        set_rate(by, 0.02)
+        for p in model.parameters():
+            p.grad = p.detach() + 1
+        by.step()
+
+    step(then, old)
+    now.load_state_dict(then.state_dict())
+    new.load_state_dict(deepcopy(old.state_dict()))  # else both step the same momentum
+    for model, by in ((then, old), (now, new)):
+        step(model, by)
+    for name, p in now.named_parameters():
+        assert torch.equal(p, then.get_parameter(name)), name
 
 
 def test_a_step_is_the_rate_times_the_factor() -> None:

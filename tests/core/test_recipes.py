@@ -80,7 +80,16 @@ def test_weights_take_the_place_of_a_recipes_imagenet_weights() -> None:
         ({"arch": "pspnet", "encoder": "resnet5"}, "nearest: resnet50"),
         ({"arch": "deeplabv3plus", "options": {"output_stride": 12}}, "output stride 12 is not possible"),
         ({"arch": "unetpp", "pretrained": True}, "--pretrained: unetpp has no encoder"),
-        ({"arch": "unet", "head_lr": 2.0}, "--head-lr: unet has no encoder"),
+        ({"arch": "unetpp", "head_lr": 2.0}, "unetpp has no encoder; choose an --encoder, or leave"),
+        ({"arch": "unet", "head_lr": 2.0}, "--head-lr: unet has no encoder; choose an --arch of .*pspnet"),
+        ({"arch": "unet", "pretrained": True}, "--pretrained: unet has no encoder; choose an --arch of"),
+        (
+            {"arch": "fcn", "pretrained": "fcn_resnet50_coco", "encoder": "resnet18"},
+            "--encoder resnet18: fcn_resnet50_coco are weights of fcn with resnet50",
+        ),
+        ({"arch": "fcn", "weights": "fcn_resnet50_coco", "encoder": "resnet18"}, "--encoder resnet18"),
+        ({"arch": "pspnet", "options": {"bins": True}}, "option bins of pspnet must be"),
+        ({"arch": "pspnet", "options": {"bins": 0.5}}, r"option bins of pspnet must be .*not \(0.5,\)"),
         ({"arch": "pspnet", "reset_head": True}, "--reset-head: a fresh head is all there is"),
         ({"arch": "pspnet", "pretrained": True, "weights": "x.pt"}, "one of them"),
         ({"arch": "pspnet", "pretrained": "pspnet_voc"}, "unknown weights 'pspnet_voc'"),
@@ -90,6 +99,28 @@ def test_weights_take_the_place_of_a_recipes_imagenet_weights() -> None:
 def test_what_cannot_be_is_said_before_any_file_is_read(flags: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):
         resolve({"data": "folder:/nowhere", **flags})
+
+
+def test_naming_the_encoder_that_the_weights_have_is_no_contradiction() -> None:
+    flags = {"arch": "fcn", "pretrained": "fcn_resnet101_coco", "encoder": "resnet101"}
+    assert resolve(flags)[0].encoder == "resnet101"
+
+
+@pytest.mark.parametrize(
+    ("arch", "option", "value", "became"),
+    [
+        ("pspnet", "bins", 1, (1,)), ("pspnet", "bins", (1, 2), (1, 2)),
+        ("deeplabv3plus", "rates", 6, (6,)), ("deeplabv3plus", "rates", None, None),  # tuple or None
+        ("pspnet", "dropout", 0.5, 0.5),
+    ],
+)
+def test_one_number_is_several_where_the_architecture_takes_several(
+    arch: str, option: str, value: object, became: object
+) -> None:
+    """`--opt bins=1` reads as a number: the command line cannot know that PSPNet takes several."""
+    config, _ = resolve({"arch": arch, "encoder": "resnet18", "options": {option: value}})
+    assert config.options[option] == became
+    assert resume(config, {"options": {option: value}}, "r") == config
 
 
 def test_flags_win_and_options_merge() -> None:

@@ -348,6 +348,47 @@ def test_resuming_on_other_files_is_refused(shapes: Path, tmp_path: Path) -> Non
         trainer(config(shapes, epochs=2), tmp_path / "run", resume=state)
 
 
+def test_a_run_of_the_first_release_without_decay_goes_on(shapes: Path, tmp_path: Path) -> None:
+    """Its optimizer had a group for weights, one for biases and norms, whatever the decay; no factors."""
+    out = tmp_path / "run"
+    c = config(shapes, epochs=1, weight_decay=0.0, options={"width": 2, "norm": "batch"})
+    t = trainer(c, out)
+    t.fit()
+    dimensions = [p.ndim for p in t.model.parameters()]
+    weights, spared = sum(d > 1 for d in dimensions), sum(d <= 1 for d in dimensions)
+    state = checkpoint.read(out / "last.pt")
+    groups = state.training["optimizer"]["param_groups"]
+    assert [len(group["params"]) for group in groups] == [weights, spared]
+    for group in groups:
+        del group["factor"]
+    resumed = trainer(replace(c, epochs=2), out, resume=state)
+    resumed.fit()
+    assert resumed.progress.epoch == 2
+
+    groups[:] = [{**groups[0], "params": list(range(weights + spared))}]  # as of some other version
+    with pytest.raises(InputError, match="other parameters than this version of zoo") as e:
+        trainer(replace(c, epochs=2), out, resume=state)
+    assert f"--weights {out / 'last.pt'}" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"loss": "bce"}, "bce does not fit multiclass data"), ({"augment": "flipp"}, "flip")],
+)
+def test_what_is_refused_is_refused_before_a_download(
+    changes: dict, says: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*_: object, **__: object) -> Path:
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("zoo.download.fetch", fetch)
+    c = config(shapes, encoder="resnet18", options={"level": 1}, pretrained=True, **changes)
+    with pytest.raises(InputError, match=says):
+        trainer(c, tmp_path / "run")
+    with pytest.raises(AssertionError, match="fetched"):  # as it is where nothing is refused
+        trainer(replace(c, loss=None, augment="none"), tmp_path / "run")
+
+
 def test_weights_of_another_run_start_this_one(shapes: Path, tmp_path: Path) -> None:
     t = trainer(config(shapes, epochs=1), tmp_path / "run")
     t.preprocess = replace(t.preprocess, mean=(0.123,))  # as of other images

@@ -107,10 +107,10 @@ class PSPNet(nn.Module):
         align_corners: bool = False,
     ) -> None:
         super().__init__()
-        if not bins or min(bins) < 1 or not 0 <= dropout < 1:
-            raise InputError(
-                f"pspnet: bins {bins} must be one number or more, each >= 1, and dropout {dropout} in [0, 1)"
-            )
+        if not bins or min(bins) < 1:
+            raise InputError(f"pspnet: bins {bins} must be one number or more, each >= 1")
+        if not 0 <= dropout < 1:
+            raise InputError(f"pspnet: dropout {dropout} must be in [0, 1)")
         self.num_classes, self.in_channels = num_classes, in_channels
         self.align_corners = align_corners
         self.min_size = output_stride + 1

@@ -119,11 +119,13 @@ class UNetPP(nn.Module):
     ) -> None:
         super().__init__()
         least = 1 if encoder is None else 2
-        if width < least or norm not in (None, "batch") or level not in (1, 2, 3, 4):
-            raise InputError(
-                f"unetpp: width {width} must be >= {least}, norm {norm!r} must be None or 'batch', "
-                f"level {level} must be 1, 2, 3 or 4"
-            )
+        if width < least:
+            over = "" if encoder is None else " over an encoder"
+            raise InputError(f"unetpp: width {width} must be >= {least}{over}")
+        if norm not in (None, "batch"):
+            raise InputError(f"unetpp: norm {norm!r} must be None or 'batch'")
+        if level not in (1, 2, 3, 4):
+            raise InputError(f"unetpp: level {level} must be 1, 2, 3 or 4")
         if pretrained and encoder is None:
             raise InputError("unetpp: pretrained=True needs an encoder; there are no weights without one")
         self.num_classes, self.in_channels = num_classes, in_channels

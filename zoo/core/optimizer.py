@@ -1,7 +1,5 @@
 """Which parameters step at which rate, and on which of them weight decay acts."""
 
-from collections import defaultdict
-
 import torch
 from torch import nn
 
@@ -9,7 +7,7 @@ from zoo.core.config import TrainConfig
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD, with a group of parameters for each pair of rate and decay that occurs.
+    """AdamW or SGD, with a group for each rate and, within it, one that decays and one that does not.
 
     A group's "factor" is what the run's learning rate is multiplied by: `head_lr` for what is not in
     `model.encoder`, else 1.  Weight decay acts on
@@ -21,15 +19,17 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     encoder = getattr(model, "encoder", None)
     slow = {id(p) for p in encoder.parameters()} if encoder is not None else set()
     kernels = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d) and depthwise(m)}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    # By rule, not by strength: a run without any decay has the groups it had in the first release, too.
+    keys = [(factor, spared) for factor in (1.0, config.head_lr) for spared in (False, True)]
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {key: [] for key in keys}
     for p in model.parameters():
         factor = 1.0 if id(p) in slow else config.head_lr
-        spared = p.ndim <= 1 or (config.decay_on == "dense" and id(p) in kernels)
-        decay = 0.0 if spared and config.decay_on != "all" else config.weight_decay
-        groups[factor, decay].append(p)
+        small = p.ndim <= 1 or (config.decay_on == "dense" and id(p) in kernels)
+        groups[factor, small and config.decay_on != "all"].append(p)
     listed = [
-        {"params": parameters, "weight_decay": decay, "factor": factor}
-        for (factor, decay), parameters in groups.items()
+        {"params": parameters, "weight_decay": 0.0 if spared else config.weight_decay, "factor": factor}
+        for (factor, spared), parameters in groups.items()
+        if parameters
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(listed, lr=config.lr, momentum=config.momentum)

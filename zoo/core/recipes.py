@@ -1,22 +1,24 @@
 """Training recipes: what `--recipe` sets, one row an architecture and name, each row citing its source.
 
-A setting is the recipe's unless a flag says otherwise.  `ours` names the settings of a row that its paper
-leaves open; how they were chosen stands in the architecture's note.
+A setting is the recipe's unless a flag says otherwise.  `ours` names the settings of a row that its source
+leaves open, or that differ from it for the reason beside them; how they were chosen stands in the
+architecture's note.
 """
 
 from dataclasses import replace
-from typing import NamedTuple
+from types import UnionType
+from typing import NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 
 from zoo import registry, weights
-from zoo.core.config import TrainConfig
+from zoo.core.config import Plain, TrainConfig
 from zoo.encoders.pretrained import source as encoder_weights
 from zoo.errors import InputError
 
 
 class Recipe(NamedTuple):
-    """settings: fields of TrainConfig.  source: paper and section.  ours: fields the source leaves open."""
+    """settings: fields of TrainConfig.  source: paper and section.  ours: fields not from there."""
 
     source: str
     settings: dict[str, object]
@@ -32,7 +34,7 @@ DATA_DEFAULTS: dict[str, dict[str, object]] = {
 
 # CamVid at 60x80, resnet18 from random weights, batch 8, 4 epochs; mIoU at 3e-4, 1e-3 and 3e-3: unet_halved
 # 0.392, 0.402, 0.385; fcn 0.355, 0.346, 0.358; pspnet 0.370, 0.369, 0.327; deeplabv3plus 0.270, 0.348, 0.325.
-_ENCODER_DEFAULT = "ours: of 3e-4, 1e-3 and 3e-3 the rate that is good or best for all four on CamVid"
+_ENCODER_DEFAULT = "ours: of 3e-4, 1e-3 and 3e-3 for all four the best on CamVid, or within 0.012 of the best"
 
 RECIPES: dict[tuple[str, str], Recipe] = {
     ("unet", "default"): Recipe(
@@ -118,7 +120,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
             "optimizer": "sgd",
             "momentum": 0.9,
             "lr": 0.02,
-            "head_lr": 1.0,
+            "head_lr": 1.0,  # there 10 for the auxiliary head alone; ours: encoder or rest
             "weight_decay": 1e-4,
             "decay_on": "all",
             "schedule": "poly",
@@ -131,6 +133,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
             "warmup": 0.0,
             "clip": 0.0,
         },
+        ours=("head_lr",),
     ),
     ("pspnet", "default"): Recipe(
         source=_ENCODER_DEFAULT,
@@ -220,6 +223,7 @@ def resolve(flags: dict) -> tuple[TrainConfig, dict[str, str]]:
         for key, value in layer.items():
             settings[key] = {**settings.get(key, {}), **value} if key == "options" else value
             origins[key] = f"{origins[key]}, {origin}" if key == "options" and key in origins else origin
+    settings["options"] = as_annotated(arch, settings.get("options", {}))
     config = replace(TrainConfig(), **settings)
     with torch.device("meta"):  # so that a wrong option is said before any file is read
         options: dict = config.options
@@ -245,6 +249,12 @@ def published(arch: str, flags: dict) -> dict[str, object]:
     follow: dict[str, object] = {"pretrained": False} if path else {}  # a recipe's would be overwritten
     if isinstance(name, str) or path in weights.known():
         build = weights.published(arch, str(name or path)).build
+        own = build.get("encoder", registry.default_encoder(arch))
+        if flags.get("encoder", own) != own:
+            raise InputError(
+                f"--encoder {flags['encoder']}: {name or path} are weights of {arch} with {own}; leave "
+                f"--encoder out, or take --pretrained without a name for the encoder's ImageNet weights"
+            )
         follow["options"] = {k: v for k, v in build.items() if k not in registry.OWN_WORDS}
         if "encoder" in build:
             follow["encoder"] = build["encoder"]
@@ -256,10 +266,34 @@ def check_encoder(config: TrainConfig) -> None:
     if config.encoder is None:
         for flag, given in (("--pretrained", config.pretrained is True), ("--head-lr", config.head_lr != 1)):
             if given:
-                what = f"{flag}: {config.arch} has no encoder"
-                raise InputError(f"{what}; choose an --encoder, or leave it out")
+                those = [name for name in registry.names() if "encoder" in keywords(name)]
+                way = f"choose an --arch of {', '.join(those)}"
+                if config.arch in those:
+                    way = "choose an --encoder"
+                raise InputError(f"{flag}: {config.arch} has no encoder; {way}, or leave {flag} out")
     elif config.pretrained is True:
         encoder_weights(config.encoder)
+
+
+def keywords(arch: str) -> dict[str, object]:
+    """The arguments of `arch`'s class with their annotations."""
+    hints: dict[str, object] = get_type_hints(registry.architecture(arch).__init__)
+    return hints
+
+
+def as_annotated(arch: str, options: dict[str, Plain]) -> dict[str, Plain]:
+    """`options` with (1,) for a 1 where `arch` takes several numbers, so that `--opt bins=1` can be typed."""
+    hints = keywords(arch)
+
+    def several(word: str) -> bool:
+        hint = hints.get(word)
+        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        return any(get_origin(part) is tuple for part in parts)
+
+    return {
+        word: (value,) if type(value) in (int, float) and several(word) else value
+        for word, value in options.items()
+    }
 
 
 # What may differ between a run and its resumption; everything else would make it another run.
@@ -271,6 +305,7 @@ def resume(saved: TrainConfig, flags: dict, run: str) -> TrainConfig:
     for key, value in flags.items():
         then = getattr(saved, key)
         if key == "options":
+            value = as_annotated(saved.arch, value)
             then = {k: saved.options.get(k) for k in value}
         elif key == "size":
             value = registry.legal_size(registry.architecture(saved.arch), value)

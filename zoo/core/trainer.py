@@ -74,6 +74,11 @@ class Trainer:
         for warning in (*self.train_source.warnings, *self.val_source.warnings):
             display.warn(warning)
         self.labels = self.train_source.labels
+        # what can be refused is built first, for the network may be a download
+        self.criterion = losses.Criterion(config.loss or losses.default_loss(self.labels.task), self.labels)
+        self.amp = resolve_amp(config.amp, self.device)
+        margin = registry.margin(registry.architecture(config.arch))
+        augment = Augment(config.augment, config.size, margin, tile=margin > 0)
         if resume:  # from the file alone: nothing is downloaded again
             self.model, self.build = checkpoint.model_of(resume), resume.build
             self.normalised_by = "the run"
@@ -83,12 +88,8 @@ class Trainer:
             )
             self.normalised_by = "weights" if registry.normalisation(self.model) else "data"
         self.aux_weights = cast(tuple[float, ...], self.model.aux_weights)
-        margin = registry.margin(self.model)
-        augment = Augment(config.augment, config.size, margin, tile=margin > 0)
         self.preprocess = resume.preprocess if resume else self.choose_preprocess(augment.tile)
-        self.criterion = losses.Criterion(config.loss or losses.default_loss(self.labels.task), self.labels)
         self.model.to(self.device).to(memory_format=torch.channels_last)
-        self.amp = resolve_amp(config.amp, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
         self.optimizer = make_optimizer(self.model, config)
         self.loader = TrainLoader(
@@ -291,7 +292,14 @@ class Trainer:
                 f"{self.config.data}: not the data this run was started with (other files or classes); "
                 f"put them back, or start a new run with --weights {self.out / 'last.pt'}"
             )
-        self.optimizer.load_state_dict(state.training["optimizer"])
+        try:
+            self.optimizer.load_state_dict(state.training["optimizer"])
+        except ValueError as e:
+            raise InputError(
+                f"{self.out / 'last.pt'}: its optimizer steps other parameters than this version of zoo; "
+                f"resume with the version that saved it, or start a new run with --weights "
+                f"{self.out / 'last.pt'}"
+            ) from e
         self.scaler.load_state_dict(state.training["scaler"])
         self.progress = Progress(**state.training["progress"])
         checkpoint.set_rng_state(state.training["rng"])

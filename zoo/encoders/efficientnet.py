@@ -16,7 +16,7 @@ from math import ceil
 from torch import Tensor, nn
 
 from zoo.encoders.encoder import Encoder, Strides, check_depth
-from zoo.layers import SqueezeExcite, StochasticDepth, nearest_multiple
+from zoo.layers import SqueezeExcite, StochasticDepth, conv_bn, nearest_multiple
 
 STEM = 32  # channels of stage 1
 STAGES = (  # Table 1, stages 2 to 8: (expansion, kernel, stride, channels, layers)
@@ -57,23 +57,6 @@ def scaled_depth(layers: int, coefficient: float) -> int:
     return ceil(layers * coefficient)
 
 
-def conv_bn(
-    in_channels: int,
-    channels: int,
-    kernel: int,
-    norm: Norm,
-    *,
-    stride: int = 1,
-    dilation: int = 1,
-    groups: int = 1,
-    act: bool = True,
-) -> nn.Sequential:
-    """Convolution without bias, BatchNorm and, with `act`, SiLU; padded so that only the stride matters."""
-    padding = kernel // 2 * dilation
-    conv = nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation, groups, bias=False)
-    return nn.Sequential(conv, norm(channels), *([nn.SiLU(inplace=True)] if act else []))
-
-
 class MBConv(nn.Module):
     """Table 1's operator, from MobileNetV2: y = x + F(x), where the shape stays, else y = F(x).
 
@@ -97,10 +80,12 @@ class MBConv(nn.Module):
         super().__init__()
         wide = in_channels * expansion
         self.block = nn.Sequential(
-            *([conv_bn(in_channels, wide, 1, norm)] if expansion > 1 else []),
-            conv_bn(wide, wide, kernel, norm, stride=stride, dilation=dilation, groups=wide),
+            *([conv_bn(in_channels, wide, 1, norm=norm, act=nn.SiLU)] if expansion > 1 else []),
+            conv_bn(
+                wide, wide, kernel, stride=stride, dilation=dilation, groups=wide, norm=norm, act=nn.SiLU
+            ),
             SqueezeExcite(wide, max(1, in_channels // 4), nn.SiLU(inplace=True)),
-            conv_bn(wide, channels, 1, norm, act=False),
+            conv_bn(wide, channels, 1, norm=norm),
         )
         self.drop = None if drop is None else StochasticDepth(drop)
 
@@ -136,7 +121,9 @@ class EfficientNet(Encoder):
         counts = [scaled_depth(layers, depth_coefficient) for *_, layers in STAGES]
 
         here = scaled_width(STEM, width_coefficient)
-        self.features = nn.Sequential(conv_bn(in_channels, here, 3, norm, stride=strides.stage(2)[0]))
+        self.features = nn.Sequential(
+            conv_bn(in_channels, here, 3, stride=strides.stage(2)[0], norm=norm, act=nn.SiLU)
+        )
         channels, reached = [here], [strides.reached]
         before = 0  # blocks built so far
         for i, (expansion, kernel, stride, width, _) in enumerate(STAGES[: TAPS[depth - 1]], 1):

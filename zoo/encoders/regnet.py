@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.encoders.encoder import Encoder, Strides, check_depth
-from zoo.layers import SqueezeExcite, nearest_multiple
+from zoo.layers import SqueezeExcite, conv_bn, nearest_multiple
 
 STEM = 32  # channels of the stem, in all of them
 
@@ -58,22 +58,6 @@ def stages(d: int, w: tuple[float, float, float], group_width: int) -> list[tupl
     return found
 
 
-def conv_bn(
-    in_channels: int,
-    channels: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    dilation: int = 1,
-    groups: int = 1,
-    act: bool = True,
-) -> nn.Sequential:
-    """Convolution without bias, BatchNorm and, with `act`, ReLU; padded so that only the stride matters."""
-    padding = kernel // 2 * dilation
-    conv = nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation, groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels), *([nn.ReLU(inplace=True)] if act else []))
-
-
 class XBlock(nn.Module):
     """Fig. 4: y = relu(x + f(x)), f of 1×1, 3×3 in groups, 1×1, all `channels` wide (bottleneck ratio 1).
 
@@ -93,13 +77,15 @@ class XBlock(nn.Module):
         squeeze: int | None,
     ) -> None:
         super().__init__()
-        self.proj = conv_bn(in_channels, channels, 1, stride=stride, act=False) if first else None
+        self.proj = conv_bn(in_channels, channels, 1, stride=stride) if first else None
         parts: OrderedDict[str, nn.Module] = OrderedDict()
-        parts["a"] = conv_bn(in_channels, channels, 1)
-        parts["b"] = conv_bn(channels, channels, 3, stride=stride, dilation=dilation, groups=groups)
+        parts["a"] = conv_bn(in_channels, channels, 1, act=nn.ReLU)
+        parts["b"] = conv_bn(
+            channels, channels, 3, stride=stride, dilation=dilation, groups=groups, act=nn.ReLU
+        )
         if squeeze is not None:
             parts["se"] = SqueezeExcite(channels, squeeze, nn.ReLU(inplace=True))
-        parts["c"] = conv_bn(channels, channels, 1, act=False)
+        parts["c"] = conv_bn(channels, channels, 1)
         self.f = nn.Sequential(parts)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -132,7 +118,7 @@ class RegNet(Encoder):
         check_depth(depth, 1 + len(rows))
         strides = Strides(output_stride, dilate_first)
 
-        self.stem = conv_bn(in_channels, STEM, 3, stride=strides.stage(2)[0])
+        self.stem = conv_bn(in_channels, STEM, 3, stride=strides.stage(2)[0], act=nn.ReLU)
         self.trunk_output = nn.Sequential()
         channels, reached = [STEM], [strides.reached]
         here = STEM
