@@ -31,7 +31,7 @@ VARIANTS = {
     ],
     "deeplabv3plus": [
         {"encoder": "resnet18"},
-        {"encoder": "resnet18", "output_stride": 8, "separable": False, "rates": (2,)},
+        {"encoder": "resnet18", "output_stride": 8, "separable": False, "rates": (2,), "dilate_first": True},
         {"encoder": "resnet18", "output_stride": 32, "image_pooling": False},
     ],
 }

@@ -136,6 +136,10 @@ def test_describe() -> None:
         (lambda: zoo.build("unet", 0), r"num_classes of unet must be a whole number >= 1, not 0"),
         (lambda: zoo.build("unet", in_channels="3"), r"in_channels of unet must be a whole number"),
         (lambda: zoo.build("unet", encoder="resnet50"), r"unet has no choice of encoder.*available for: "),
+        (lambda: zoo.build("fcn", pretrained=1), r"pretrained of fcn must be True, False or a name .*not 1"),
+        (lambda: zoo.build("fcn", pretrained=None), r"pretrained of fcn must be True, .*, not None"),
+        (lambda: zoo.build("fcn", reset_head=True), r"reset_head of fcn: .* unless pretrained is a name of"),
+        (lambda: zoo.build("fcn", pretrained=True, reset_head=True), r"reset_head of fcn: .*leave reset_"),
         (lambda: zoo.build("unet", pretrained=True), r"unet without an encoder has no ImageNet weights"),
     ],
 )

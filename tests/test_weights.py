@@ -88,7 +88,8 @@ def test_fcn_of_torchvision(path: Path, said: list[str]) -> None:
     aux = model.train().apply(lambda m: m.eval() if isinstance(m, nn.BatchNorm2d | nn.Dropout) else m)(x).aux
     assert_close(aux[0], reference(x)["aux"])
     tensors = len(reference.state_dict())
-    assert said == [f"weights.pth: torchvision's FCN (resnet50): {tensors} tensors -> fcn"]
+    line = f"weights.pth: torchvision's FCN (resnet50): {tensors} tensors -> fcn; normalisation: ImageNet's"
+    assert said == [line]
     assert loaded.line == said[0]
     assert (loaded.fresh, loaded.options) == ((), {})
     assert loaded.normalisation == IMAGENET == zoo.registry.normalisation(model)
@@ -100,7 +101,7 @@ def test_an_auxiliary_head_that_only_the_file_has_is_dropped_and_said(path: Path
     weights.load(model, save(path, reference), say=said.append)
     x = torch.randn(1, 3, 33, 33)
     assert torch.equal(model(x), reference(x))
-    assert said[0].endswith("-> fcn; dropped: aux_classifier")
+    assert said[0].endswith("-> fcn; normalisation: ImageNet's; dropped: aux_classifier")
 
 
 def test_an_auxiliary_head_that_only_the_model_has_is_refused(path: Path) -> None:
@@ -126,7 +127,15 @@ def test_deeplabv3_of_torchvision_fills_encoder_and_aspp(path: Path, said: list[
 
 
 @pytest.mark.parametrize(
-    "options", [{"output_stride": 16}, {"separable": True}, {"rates": (6, 12, 18)}, {"image_pooling": False}]
+    "options",
+    [
+        {"output_stride": 16},
+        {"output_stride": 16, "rates": (12, 24, 36)},
+        {"separable": True},
+        {"rates": (6, 12, 18)},
+        {"image_pooling": False},
+        {"dilate_first": True},
+    ],
 )
 def test_deeplabv3_of_torchvision_needs_the_same_graph(path: Path, options: dict) -> None:
     with torch.device("meta"):
@@ -155,7 +164,7 @@ def test_unet_of_the_popular_library(smp: object, path: Path, said: list[str], c
     assert_close(model(x), reference(x))
     assert said == [
         f"weights.pth: segmentation_models_pytorch's Unet (resnet18): {len(reference.state_dict())} tensors "
-        f"-> unet_halved"
+        f"-> unet_halved; normalisation: ImageNet's"
     ]
 
 
@@ -163,6 +172,14 @@ def test_unet_of_another_width_is_told(smp: object, path: Path) -> None:
     save(path, hollow(smp.Unet("resnet18", encoder_weights=None)))
     says = r"decoder is \(256, .* 16\) wide, the model's \(384, .*: build it with decoder_channels=\(256, 128"
     with pytest.raises(InputError, match=says):
+        weights.load(bare("unet_halved", **TINY), path)
+
+
+def test_a_shallower_unet_is_refused(smp: object, path: Path) -> None:
+    channels = (64, 32, 16, 8)
+    shallow = smp.Unet("resnet18", encoder_weights=None, encoder_depth=4, decoder_channels=channels)
+    save(path, hollow(shallow))
+    with pytest.raises(InputError, match=r"its decoder has 4 blocks, unet_halved always five$"):
         weights.load(bare("unet_halved", **TINY), path)
 
 
@@ -176,17 +193,23 @@ def test_unetpp_of_the_popular_library(smp: object, path: Path, said: list[str])
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "fresh"),
+    ("theirs", "ours", "options", "fresh", "remark"),
     [
-        ("PSPNet", "pspnet", ("ppm", "head", "aux")),
-        ("DeepLabV3Plus", "deeplabv3plus", ("aspp", "low_level", "decoder", "head")),
+        ("PSPNet", "pspnet", {}, ("ppm", "head", "aux"), "layer3 and layer4 never run there: "),
+        (
+            "DeepLabV3Plus",
+            "deeplabv3plus",
+            {"dilate_first": True},
+            ("aspp", "low_level", "decoder", "head"),
+            "output stride 16 here, there unknown",
+        ),
     ],
 )
 def test_of_heads_that_are_not_the_papers_only_the_encoder_is_taken(
-    smp: object, path: Path, said: list[str], theirs: str, ours: str, fresh: tuple
+    smp: object, path: Path, said: list[str], theirs: str, ours: str, options: dict, fresh: tuple, remark: str
 ) -> None:
     reference = randomised(getattr(smp, theirs)("resnet18", encoder_weights=None, classes=7))
-    model = zoo.build(ours, 2, **TINY)
+    model = zoo.build(ours, 2, **TINY, **options)
     before = {key: t.clone() for key, t in model.state_dict().items()}
     loaded = weights.load(model, save(path, reference), say=said.append)
     there = reference.encoder.state_dict()
@@ -195,12 +218,47 @@ def test_of_heads_that_are_not_the_papers_only_the_encoder_is_taken(
     assert loaded.fresh == fresh
     for key, tensor in model.state_dict().items():
         assert key.startswith("encoder.") or torch.equal(tensor, before[key])
+    assert f"{len(there)} tensors -> {ours}; normalisation: ImageNet's; {remark}" in said[0]
     assert said[0].endswith(f"; dropped: decoder, segmentation_head; fresh: {', '.join(fresh)}")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("output_stride", [16, 8])
+def test_every_map_of_the_librarys_dilated_encoder(smp: object, path: Path, output_stride: int) -> None:
+    reference = smp.DeepLabV3Plus("resnet18", encoder_weights=None, encoder_output_stride=output_stride)
+    save(path, randomised(reference))
+    options = {**TINY, "output_stride": output_stride}
+    model = zoo.build("deeplabv3plus", 2, **options, dilate_first=True).eval()
+    weights.load(model, path, say=lambda line: None)
+    x = torch.randn(1, 3, 96, 64)
+    maps = reference.encoder(x)[1:]  # the first is the image
+    for ours, theirs in zip(model.encoder(x), maps, strict=True):
+        assert_close(ours, theirs)
+
+    other = zoo.build("deeplabv3plus", 2, **options).eval()
+    other.encoder.load_state_dict(reference.encoder.state_dict())
+    wrong = (other.encoder(x)[-1] - maps[-1]).abs().max()
+    assert wrong > 0.01 * (maps[-1].max() - maps[-1].min())  # so the option matters
+
+
+@pytest.mark.parametrize("options", [{}, {"dilate_first": True, "output_stride": 32}])
+def test_the_librarys_dilated_encoder_needs_the_same_graph(smp: object, path: Path, options: dict) -> None:
+    save(path, hollow(smp.DeepLabV3Plus("resnet18", encoder_weights=None)))
+    says = r"build it with dilate_first=True, and with output_stride=16 or 8, which the file does not tell"
+    with pytest.raises(InputError, match=says):
+        weights.load(bare("deeplabv3plus", **TINY, **options), path)
+
+
+def test_an_architecture_of_the_library_that_is_none_of_ours(smp: object, path: Path) -> None:
+    save(path, hollow(smp.MAnet("resnet18", encoder_weights=None)))
+    says = r"looks like segmentation_models_pytorch's Unet, but keys without a place here: \d+, first \["
+    with pytest.raises(InputError, match=says):
+        weights.load(bare("unet_halved", **TINY), path)
 
 
 def test_an_encoder_of_the_library_that_is_not_torchvisions_is_refused(smp: object, path: Path) -> None:
     save(path, hollow(smp.Unet("efficientnet-b0", encoder_weights=None)))
-    says = r"Unet with \d+ keys that have no place here, first \['encoder\._conv_stem\.weight'.* on a ResNet"
+    says = r"Unet, but keys without a place here: \d+, first \['encoder\._conv_stem\.weight'.* on a ResNet"
     with pytest.raises(InputError, match=says):
         weights.load(bare("unet_halved", encoder="efficientnet_b0"), path)
 
@@ -283,8 +341,8 @@ def test_pspnet_of_semseg(path: Path, said: list[str]) -> None:
     assert wrong > 0.01 * (expected.max() - expected.min())  # so the flag that was set matters
     assert loaded.options == {"align_corners": True}
     assert loaded.normalisation == IMAGENET
-    line = f"weights.pth: semseg's PSPNet (resnet50s): {len(state)} tensors -> pspnet; align_corners=True"
-    assert said == [line]
+    line = f"weights.pth: semseg's PSPNet (resnet50s): {len(state)} tensors -> pspnet; normalisation: "
+    assert said == [f"{line}ImageNet's; align_corners=True"]
 
 
 @pytest.mark.parametrize("options", [{"dilate_first": False}, {"output_stride": 16}, {"bins": (1, 2, 3, 4)}])
@@ -319,7 +377,8 @@ def test_a_checkpoint_of_train(path: Path, said: list[str]) -> None:
     x = torch.randn(1, 1, 33, 47)
     assert torch.equal(model(x), reference(x))
     assert loaded.normalisation == Normalisation((0.25,), (0.125,)) == zoo.registry.normalisation(model)
-    assert re.fullmatch(r"weights\.pth: checkpoint of train\.py: \d+ tensors -> unetpp", said[0])
+    line = r"weights\.pth: checkpoint of train\.py: \d+ tensors -> unetpp; normalisation: the checkpoint's"
+    assert re.fullmatch(line, said[0])
 
 
 def test_a_checkpoint_of_train_says_how_corners_are_aligned(path: Path) -> None:
@@ -327,6 +386,43 @@ def test_a_checkpoint_of_train_says_how_corners_are_aligned(path: Path) -> None:
     model = zoo.build("pspnet", 2, **TINY)
     assert weights.load(model, path, say=lambda line: None).options == {"align_corners": True}
     assert model.align_corners is True
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "here", "needs"),
+    [
+        ("pspnet", {"dilate_first": False}, {}, "dilate_first=False"),
+        ("pspnet", {}, {"dilate_first": False}, "dilate_first=True"),
+        ("pspnet", {}, {"output_stride": 32}, "dilate_first=True, output_stride=8"),
+        ("pspnet", {"output_stride": 32}, {}, "dilate_first=False"),
+        ("pspnet", {"bins": (1, 2, 3, 5)}, {}, r"bins=\(1, 2, 3, 5\)"),
+        ("deeplabv3plus", {"dilate_first": True}, {}, "dilate_first=True"),
+        ("deeplabv3plus", {"rates": (12, 24, 36)}, {}, r"rates=\(12, 24, 36\)"),
+        ("deeplabv3plus", {"rates": (12, 24, 36)}, {"output_stride": 8}, r"rates=\(24, 48, 72\)"),
+        ("deeplabv3plus", {}, {"output_stride": 8, "rates": (6, 12, 18)}, r"rates=\(12, 24, 36\)"),
+        (
+            "deeplabv3plus",
+            {"rates": (1, 2, 3)},
+            {"output_stride": 32},
+            r"rates=\(1, 2, 3\), output_stride=16",
+        ),
+    ],
+)
+def test_a_checkpoint_of_train_into_another_graph(
+    path: Path, name: str, there: dict, here: dict, needs: str
+) -> None:
+    own_checkpoint(path, name, num_classes=2, **TINY, **there)
+    model = bare(name, 2, **TINY, **here)
+    with pytest.raises(InputError, match=rf": build it with {needs}, for the same graph$"):
+        weights.load(model, path)
+
+
+def test_a_checkpoint_of_train_serves_at_another_output_stride(path: Path, said: list[str]) -> None:
+    own_checkpoint(path, "deeplabv3plus", num_classes=2, **TINY)
+    weights.load(zoo.build("deeplabv3plus", 2, **TINY, output_stride=8), path, say=said.append)
+    weights.load(zoo.build("deeplabv3plus", 2, **TINY, rates=(6, 12, 18)), path, say=said.append)
+    assert said[0].endswith("; output stride 16 there, 8 here")
+    assert said[1].endswith("; normalisation: the checkpoint's")
 
 
 def test_a_checkpoint_of_another_architecture(path: Path) -> None:
@@ -341,7 +437,7 @@ def test_a_bare_state_dict(path: Path, said: list[str]) -> None:
     loaded = weights.load(model, save(path, reference), say=said.append)
     assert all(torch.equal(t, reference.state_dict()[key]) for key, t in model.state_dict().items())
     assert loaded.normalisation is None
-    assert "a bare state dict" in said[0]
+    assert said[0].endswith("a bare state dict: 46 tensors -> unet; normalisation: not in the file")
 
 
 # ------------------------------------------------------------------ classes and channels
@@ -368,6 +464,8 @@ def test_another_number_of_classes(name: str, path: Path, said: list[str]) -> No
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, (before if key.startswith(fresh) else reference.state_dict())[key])
     assert said[0].endswith(f"; fresh: {', '.join(loaded.fresh)}")
+    own = model.state_dict()
+    assert f": {sum(not key.startswith(fresh) for key in own)} tensors -> {name}; " in said[0]
 
 
 def test_reset_head_keeps_a_head_that_fits(path: Path) -> None:
@@ -385,6 +483,21 @@ def test_weights_for_rgb_in_a_grey_network(smp: object, path: Path, said: list[s
     assert_close(model(x), reference(x.expand(-1, 3, -1, -1)))
     assert said[0].endswith("; input channels 3 -> 1")
     assert loaded.normalisation.mean == (pytest.approx(0.449),)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [name for name in zoo.names() if zoo.describe(name).encoders])
+def test_rgb_weights_in_a_network_for_other_channels(name: str, path: Path, said: list[str]) -> None:
+    rgb = randomised(zoo.build(name, 2, 3, **TINY))
+    save(path, rgb)
+    grey, five = zoo.build(name, 2, 1, **TINY).eval(), zoo.build(name, 2, 5, **TINY)
+    weights.load(grey, path, say=said.append)
+    weights.load(five, path, say=said.append)
+    x = torch.randn(1, 1, 64, 33)
+    assert_close(grey(x), rgb(x.expand(-1, 3, -1, -1)))
+    turns = rgb.encoder.conv1.weight[:, [0, 1, 2, 0, 1]] * 3 / 5
+    torch.testing.assert_close(five.encoder.conv1.weight, turns)
+    assert ["input channels 3 -> 1" in said[0], "input channels 3 -> 5" in said[1]] == [True, True]
 
 
 # ------------------------------------------------------------------ files that do not fit
@@ -417,7 +530,7 @@ def test_a_file_of_no_known_source(path: Path) -> None:
 def test_one_key_too_many_or_too_few(path: Path) -> None:
     state = hollow(bare("fcn", 5, **TINY))
     save(path, {**state, "classifier.7.weight": torch.zeros(1)})
-    with pytest.raises(InputError, match=r"FCN with 1 keys that have no place here, first \['classif"):
+    with pytest.raises(InputError, match=r"like torchvision's FCN, but keys .* here: 1, first \['classif"):
         weights.load(bare("fcn", 5, **TINY), path)
     del state["classifier.0.weight"]
     save(path, state)
@@ -495,6 +608,10 @@ def test_build_by_a_published_name(
 def test_wrong_names() -> None:
     with pytest.raises(InputError, match=r"unknown weights 'fcn_resnet5'; nearest: fcn_resnet50_coco"):
         zoo.build("fcn", pretrained="fcn_resnet5")
+    with pytest.raises(InputError, match=r"coc: no such file, and no published weights; nearest: fcn_res"):
+        weights.load(bare("fcn", **TINY), "fcn_resnet50_coc")
+    with pytest.raises(InputError, match=r"fcn_resnet50_coc\.pth: no such file$"):
+        weights.load(bare("fcn", **TINY), "fcn_resnet50_coc.pth")
     with pytest.raises(InputError, match=r"fcn_resnet50_coco are weights of fcn, not of pspnet"):
         zoo.build("pspnet", pretrained="fcn_resnet50_coco")
     with pytest.raises(InputError, match=r"unknown weights 'x'; known: fcn_resnet101_coco, .*zoo\.weights"):

@@ -128,11 +128,19 @@ def build(
     None means the architecture's own default.  `options` are the class's keywords, see `describe(name)`.
     pretrained: True for the encoder's ImageNet weights, or a name of `zoo.weights.known()` for the whole
         network, which also sets the encoder, options and classes that those weights belong to.
-    reset_head: with such a name, keep a fresh classifier where `num_classes` is another.
+    reset_head: keep a fresh classifier where `num_classes` is another; only with such a name.
 
     Raises InputError for whatever is unknown or impossible, naming the nearest known.
     """
     entry = _entry(name)
+    if not isinstance(pretrained, bool | str):
+        those = "True, False or a name of zoo.weights.known()"
+        raise InputError(f"pretrained of {name} must be {those}, not {pretrained!r}")
+    if reset_head and not isinstance(pretrained, str):
+        raise InputError(
+            f"reset_head of {name}: a fresh head is all there is unless pretrained is a name of "
+            f"zoo.weights.known(); leave reset_head out"
+        )
     arguments = {**entry.row, **_check_options(name, entry, options)}
     if isinstance(pretrained, str):
         from zoo import weights  # it builds networks itself

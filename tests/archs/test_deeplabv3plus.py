@@ -304,6 +304,18 @@ def test_the_encoder_starts_as_it_does_alone() -> None:
     assert all(torch.equal(value, weights[key]) for key, value in alone.state_dict().items())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dilate_first", [False, True])
+@pytest.mark.parametrize(("output_stride", "old", "new"), [(16, 1, 2), (8, 2, 4)])
+def test_the_first_block_of_a_dilated_stage(
+    output_stride: int, old: int, new: int, dilate_first: bool
+) -> None:
+    """Of layer4, whose other block has the new dilation in either case."""
+    model = meta(encoder="resnet18", output_stride=output_stride, dilate_first=dilate_first)
+    first, other = (block.conv1.dilation[0] for block in model.encoder.layer4)
+    assert (first, other) == (new if dilate_first else old, new)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

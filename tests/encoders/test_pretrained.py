@@ -149,6 +149,13 @@ def test_weights_for_another_input_than_rgb_are_left_alone() -> None:
     assert fit_normalisation(own, 1) == own
 
 
+@pytest.mark.parametrize("channels", [0, -1])
+def test_an_encoder_sees_one_channel_or_more(channels: int) -> None:
+    says = rf"in_channels of encoder resnet18 must be a whole number >= 1, not {channels}"
+    with pytest.raises(InputError, match=says):
+        encoders.build("resnet18", channels)
+
+
 # ------------------------------------------------------------------ the tables
 
 

@@ -74,6 +74,8 @@ class DeepLabV3Plus(nn.Module):
     separable: depthwise separable 3×3 convolutions in ASPP and decoder; False: plain ones.
     image_pooling: the branch of the image's mean; the paper's best for Cityscapes lacks it (Table 7a).
     rates: of the atrous convolutions; None: 6, 12, 18 at output stride 16, twice those at 8, half at 32.
+    dilate_first: whether a dilated stage of the encoder dilates its first block, too, as in the encoders of
+        segmentation_models_pytorch; False is the authors' rule.
     """
 
     aux_weights: tuple[float, ...] = ()
@@ -91,17 +93,22 @@ class DeepLabV3Plus(nn.Module):
         separable: bool = True,
         image_pooling: bool = True,
         rates: tuple[int, ...] | None = None,
+        dilate_first: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes, self.in_channels = num_classes, in_channels
         self.encoder = encoders.build(
-            encoder, in_channels, pretrained=pretrained, output_stride=output_stride
+            encoder,
+            in_channels,
+            pretrained=pretrained,
+            output_stride=output_stride,
+            dilate_first=dilate_first,
         )
         if rates is None:
             rates = tuple(rate * 16 // output_stride for rate in RATES_AT_STRIDE_16)
         if not rates or min(rates) < 1:
             raise InputError(f"deeplabv3plus: rates {rates} must be one number or more, each >= 1")
-        self.min_size = output_stride + 1
+        self.rates, self.min_size = rates, output_stride + 1
         self.early = self.encoder.strides.index(4)  # which map the decoder joins
 
         self.aspp = ASPP(self.encoder.channels[-1], rates, separable=separable, image_pooling=image_pooling)

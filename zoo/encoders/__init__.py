@@ -43,14 +43,17 @@ def build(
     dilate_first: whether the first block of a dilated stage uses the new dilation (see `Strides`).
     depth: how many maps are wanted, finest first; stages behind the last of them are not built.
 
-    Raises InputError for an unknown name (with the nearest ones) or an impossible stride or depth.
+    Raises InputError for an unknown name (with the nearest ones) or impossible channels, stride or depth.
     """
     if name not in _ENCODERS:
         raise InputError(f"unknown encoder {name!r}; {nearest(str(name), _ENCODERS)}")
+    if in_channels < 1:
+        raise InputError(f"in_channels of encoder {name} must be a whole number >= 1, not {in_channels!r}")
     cls, row = _ENCODERS[name]
     encoder = cls(
         in_channels, **row, output_stride=output_stride, dilate_first=dilate_first, depth=depth
     )  # type: ignore[arg-type]
+    encoder.output_stride, encoder.dilate_first = output_stride, dilate_first
     if pretrained:
         from zoo.encoders.pretrained import load
 

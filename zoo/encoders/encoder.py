@@ -22,12 +22,15 @@ class Encoder(nn.Module):
     channels, strides: of the maps that `forward` returns, finest first; sizes round up where they do not
         divide.  Dilation changes strides, never the number of maps.
     normalisation: that of the weights it was loaded with; None for random weights.
+    output_stride, dilate_first: what it was built with; no shape of its weights shows them.
     """
 
     in_channels: int
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     normalisation: Normalisation | None = None
+    output_stride: int = 32
+    dilate_first: bool = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) -> the maps, finest first."""
@@ -59,8 +62,7 @@ class Strides:
         return stride, self.dilation if self.dilate_first else before, self.dilation
 
 
-def check_depth(depth: int, maps: int) -> int:
-    """`depth`, the number of maps that are asked for; InputError unless the encoder has as many."""
+def check_depth(depth: int, maps: int) -> None:
+    """Raise InputError unless the encoder, which has `maps`, has the `depth` maps that are asked for."""
     if not 1 <= depth <= maps:
         raise InputError(f"depth {depth} is not possible; the encoder has {maps} maps")
-    return depth

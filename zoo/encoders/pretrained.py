@@ -114,10 +114,15 @@ def load(encoder: Encoder, name: str) -> None:
 def fit_input(module: nn.Module, weights: dict[str, Tensor]) -> bool:
     """Fit the first convolution in `weights`, made for RGB, to the input of `module`; True if it changed.
 
-    One channel takes the sum over the three: a grey image then gives what it gave as three equal ones.  Any
-    other number n takes R, G, B, R, … in turn, times 3/n, which keeps the size of the response.
+    module: an encoder, a network with one, whose first convolution sees the image, or one without.
+    One channel takes the sum over the three: it gives what three channels gave that were equal once
+    normalised, as those of a grey image are under one mean and deviation for all.  Any other number n takes
+    R, G, B, R, … in turn, times 3/n, which keeps the size of the response.
     """
-    first, conv = next((path, part) for path, part in module.named_modules() if isinstance(part, nn.Conv2d))
+    encoder, parts = getattr(module, "encoder", None), dict(module.named_modules())
+    start = next((f"{path}." for path, part in parts.items() if part is encoder), "")
+    convs = ((path, part) for path, part in parts.items() if isinstance(part, nn.Conv2d))
+    first, conv = next((path, part) for path, part in convs if path.startswith(start))
     key, wanted = f"{first}.weight", conv.in_channels
     rgb = weights.get(key)                                      # (C, 3, k, k)
     if rgb is None or rgb.ndim != 4 or rgb.shape[1] != 3 or wanted == 3:

@@ -1,7 +1,8 @@
 """The files that we know: one table a source, their keys -> ours."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ class Layout:
     options: of our network, to be set with these weights.
     needs: what our network must have been built with though no shape shows it: "" or what to do.
     fit: a last change to the mapped weights.
+    remark: what else whoever loads it should know of these weights in this network, "" or a few words.
     """
 
     title: str
@@ -30,6 +32,7 @@ class Layout:
     options: dict[str, object] = field(default_factory=dict)
     needs: Callable[[nn.Module], str] = lambda model: ""
     fit: Callable[[dict[str, Tensor]], None] = lambda weights: None
+    remark: Callable[[nn.Module], str] = lambda model: ""
 
 
 AS_IS: Rows = ((r".*", r"\g<0>"),)
@@ -79,14 +82,24 @@ SEMSEG_PSPNET: Rows = (
 )
 
 
+def encoder_of(model: nn.Module) -> Encoder:
+    """The encoder of a network that has one; nn.Module knows no type of it."""
+    return cast(Encoder, model.encoder)
+
+
+def dilates_first(model: nn.Module) -> bool:
+    """Whether the first block of a dilated stage is dilated; at output stride 32 there is no such stage."""
+    return encoder_of(model).dilate_first and encoder_of(model).output_stride < 32
+
+
 def deeplabv3_needs(model: nn.Module) -> str:
     """DeepLabV3 is our DeepLabV3+ without decoder, at output stride 8 and with plain convolutions."""
     aspp = model.get_submodule("aspp")
     convs = [m for m in aspp.get_submodule("branches").modules() if isinstance(m, nn.Conv2d)]
     rates = tuple(conv.dilation[0] for conv in convs if conv.dilation[0] > 1)
     plain = all(conv.groups == 1 for conv in convs)
-    stride = model.encoder.strides[-1] if isinstance(model.encoder, Encoder) else 0
-    if plain and rates == (12, 24, 36) and stride == 8 and aspp.image_pooling is not None:
+    same = plain and rates == (12, 24, 36) and aspp.image_pooling is not None
+    if same and encoder_of(model).output_stride == 8 and not dilates_first(model):
         return ""
     return "build it with output_stride=8 and separable=False, the rest by default, for the same graph"
 
@@ -99,6 +112,53 @@ def semseg_needs(model: nn.Module) -> str:
     if dilation == 2 and getattr(model.ppm, "bins", None) == (1, 2, 3, 6):
         return ""
     return "leave output_stride, dilate_first and bins at their defaults, for the same graph"
+
+
+def smp_deeplab_needs(model: nn.Module) -> str:
+    """SMP dilates every convolution of a stage that lost its stride, at output stride 16 or 8."""
+    if dilates_first(model):
+        return ""
+    return (
+        "build it with dilate_first=True, and with output_stride=16 or 8, which the file does not tell (its "
+        "encoder_output_stride, by default 16), for the same graph"
+    )
+
+
+def unseen(model: nn.Module) -> dict[str, Any]:
+    """Options that change what the weights compute but none of their shapes, as {keyword: value}.
+
+    Rates count in pixels of the input, for those of another output stride see the same places.
+    """
+    found: dict[str, Any] = {}
+    if model.encoder is not None:
+        found["dilate_first"] = dilates_first(model)
+    if hasattr(model, "ppm"):
+        found["bins"] = cast(nn.Module, model.ppm).bins
+    if hasattr(model, "rates"):
+        found["rates"] = tuple(r * encoder_of(model).output_stride for r in cast(Iterable[int], model.rates))
+    return found
+
+
+def own_needs(model: nn.Module, theirs: nn.Module) -> str:
+    """What `model` must be built with for the graph of `theirs`, the network that the weights are of."""
+    here, there = unseen(model), unseen(theirs)
+    words = [word for word in there if here.get(word) != there[word]]
+    if not words:
+        return ""
+    stride, rates = encoder_of(model).output_stride, there.get("rates", ())
+    undilated = stride == 32 and there["dilate_first"]
+    if undilated or any(rate % stride for rate in rates):  # only their own output stride will do
+        stride = encoder_of(theirs).output_stride
+        words.append("output_stride")
+    values = {**there, "rates": tuple(rate // stride for rate in rates), "output_stride": stride}
+    needed = [f"{word}={values[word]}" for word in words]
+    return f"build it with {', '.join(needed)}, for the same graph"
+
+
+def own_remark(model: nn.Module, theirs: nn.Module) -> str:
+    """The output stride, where it is another: the weights serve at every one (see `Strides`)."""
+    there, here = encoder_of(theirs).output_stride, encoder_of(model).output_stride
+    return "" if there == here else f"output stride {there} there, {here} here"
 
 
 def image_pooling_first(weights: dict[str, Tensor]) -> None:
@@ -143,6 +203,7 @@ LAYOUTS = (
         signs=("decoder.psp.blocks.1.pool.1.0.weight", "segmentation_head.0.weight"),
         rows=SMP_ENCODER,
         covers=("encoder",),
+        remark=lambda model: "layer3 and layer4 never run there: they are as its training found them",
     ),
     Layout(
         f"{SMP} DeepLabV3Plus",
@@ -150,6 +211,8 @@ LAYOUTS = (
         signs=("decoder.aspp.0.project.0.weight", "segmentation_head.0.weight"),
         rows=SMP_ENCODER,
         covers=("encoder",),
+        needs=smp_deeplab_needs,
+        remark=lambda model: f"output stride {encoder_of(model).output_stride} here, there unknown",
     ),
     Layout(
         "semseg's PSPNet",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from zoo import encoders, registry, state
 from zoo.encoders import Normalisation
 from zoo.encoders.pretrained import IMAGENET, fit_input, fit_normalisation
-from zoo.errors import InputError
-from zoo.weights.layouts import AS_IS, AUXILIARY, CLASSIFIERS, LAYOUTS, Layout
+from zoo.errors import InputError, nearest
+from zoo.weights.catalogue import known
+from zoo.weights.layouts import AS_IS, AUXILIARY, CLASSIFIERS, LAYOUTS, Layout, own_needs, own_remark
 
 Weights = dict[str, Tensor]
 
@@ -35,11 +36,12 @@ class Loaded:
 
 
 class _File(NamedTuple):
-    """What was read: tensors under their own keys, their layout, the input that they expect."""
+    """What was read: tensors under their own keys, their layout, the input they expect, whose that is."""
 
     weights: Weights
     layout: Layout
     normalisation: Normalisation | None
+    whose: str
 
 
 def load(
@@ -48,19 +50,20 @@ def load(
     """Fill `model` from the file at `path`: one of train.py, or of a source in `zoo.weights.layouts`.
 
     reset_head: keep the model's fresh classifier where the file's is for another number of classes.
-    say: gets one line: the source, what was mapped, what was dropped, what stays fresh.
+    say: gets one line: the source, what was mapped, whose normalisation, what was dropped, what stays fresh.
 
     Raises InputError, and leaves the model as it is, for a file that is none of these or does not fit.
     """
     path, architecture, own = Path(path), _name_of(model), model.state_dict()
-    weights, layout, normalisation = _open(path, architecture, model)
+    weights, layout, normalisation, whose = _open(path, architecture, model)
     ours, dropped = _mapped(weights, layout, path)
     layout.fit(ours)
     fitted = fit_input(model, ours)
     dropped += _drop_auxiliary(ours, own, architecture, layout, path)
-    mapped, encoder = len(ours), _encoder_in(ours, architecture)
+    encoder = _encoder_in(ours, architecture)
 
     fresh = _fresh_parts(own, layout.covers) + _fresh_classifiers(ours, own, architecture, reset_head, path)
+    mapped = len(ours)
     ours |= {key: own[key] for key in own if key.startswith(tuple(f"{part}." for part in fresh))}
     _check_parts(ours, own, architecture, encoder, path)
     if problem := layout.needs(model):
@@ -75,8 +78,10 @@ def load(
     title = f"{layout.title} ({encoder})" if encoder else layout.title
     said = [
         f"{path.name}: {title}: {mapped} tensors -> {architecture}",
+        f"normalisation: {whose}",
         *(f"{word}={value}" for word, value in layout.options.items()),
         *([f"input channels 3 -> {model.in_channels}"] if fitted else []),
+        *([remark] if (remark := layout.remark(model)) else []),
         *([f"dropped: {', '.join(dropped)}"] if dropped else []),
         *([f"fresh: {', '.join(fresh)}"] if fresh else []),
     ]
@@ -94,6 +99,8 @@ def _name_of(model: nn.Module) -> str:
 
 def _open(path: Path, architecture: str, model: nn.Module) -> _File:
     """Read and recognise the file.  Raises InputError if it is for no network like this."""
+    if not path.exists() and path.name == str(path) and not path.suffix:  # rather a name than a file
+        raise InputError(f"{path}: no such file, and no published weights; {nearest(path.name, known())}")
     payload = state.read(path)
     if "format" in payload:
         return _open_own(path, architecture, model)
@@ -107,11 +114,11 @@ def _open(path: Path, architecture: str, model: nn.Module) -> _File:
             if layout.architecture != architecture:
                 what = f"{layout.title}, which is for {layout.architecture}"
                 raise InputError(f"{path}: {what}, not for {architecture}")
-            return _File(weights, layout, IMAGENET)
+            return _File(weights, layout, IMAGENET, "ImageNet's")
     if weights.keys() == model.state_dict().keys():
-        return _File(weights, Layout("a bare state dict", architecture, (), AS_IS), None)
-    known = ", ".join(["checkpoints of train.py", *(layout.title for layout in LAYOUTS)])
-    raise InputError(f"{path}: not recognised by its keys {list(weights)[:3]}; known: {known}")
+        return _File(weights, Layout("a bare state dict", architecture, (), AS_IS), None, "not in the file")
+    sources = ", ".join(["checkpoints of train.py", *(layout.title for layout in LAYOUTS)])
+    raise InputError(f"{path}: not recognised by its keys {list(weights)[:3]}; known: {sources}")
 
 
 def _open_own(path: Path, architecture: str, model: nn.Module) -> _File:
@@ -125,7 +132,15 @@ def _open_own(path: Path, architecture: str, model: nn.Module) -> _File:
     if hasattr(model, "align_corners"):  # no shape shows it
         options["align_corners"] = saved.build.get("align_corners", False)
     layout = Layout("checkpoint of train.py", architecture, (), AS_IS, options=options)
-    return _File(saved.model, layout, saved.preprocess.normalisation)
+    if getattr(model, "encoder", None) is not None and saved.build.get("encoder", "") is not None:
+        with torch.device("meta"):
+            theirs = registry.build(architecture, **saved.build)
+        layout = replace(
+            layout,
+            needs=lambda model: own_needs(model, theirs),
+            remark=lambda model: own_remark(model, theirs),
+        )
+    return _File(saved.model, layout, saved.preprocess.normalisation, "the checkpoint's")
 
 
 def _mapped(weights: Weights, layout: Layout, path: Path) -> tuple[Weights, list[str]]:
@@ -144,8 +159,8 @@ def _mapped(weights: Weights, layout: Layout, path: Path) -> tuple[Weights, list
             unknown.append(key)
     if unknown:
         raise InputError(
-            f"{path}: {layout.title} with {len(unknown)} keys that have no place here, first {unknown[:3]}; "
-            f"what can be mapped is the plain network on a ResNet"
+            f"{path}: looks like {layout.title}, but keys without a place here: {len(unknown)}, first "
+            f"{unknown[:3]}; what can be mapped is the plain network on a ResNet"
         )
     return ours, list(dict.fromkeys(dropped))
 
@@ -199,6 +214,8 @@ def _check_parts(ours: Weights, own: Weights, architecture: str, encoder: str, p
         here = f"the model {mine}" if mine else "the model none"
         raise InputError(f"{path}: has encoder {encoder}, {here}: build it with encoder={encoder!r}")
     if architecture == "unet_halved" and (widths := _widths(ours)) != _widths(own):
+        if len(widths) != len(_widths(own)):
+            raise InputError(f"{path}: its decoder has {len(widths)} blocks, unet_halved always five")
         raise InputError(
             f"{path}: its decoder is {widths} wide, the model's {_widths(own)}: build it with "
             f"decoder_channels={widths}"
