@@ -34,6 +34,9 @@ VARIANTS = {
         {"encoder": "resnet18", "output_stride": 8, "separable": False, "rates": (2,)},
         {"encoder": "resnet18", "output_stride": 32, "image_pooling": False},
     ],
+    "hrnet_ocr": [{"encoder": "hrnet_w18"}, {"encoder": "hrnet_w18", "dropout": 0.5, "align_corners": True}],
+    "segformer_b0": [{}, {"literal": True, "width": 16}],
+    **{f"segformer_b{size}": [{"encoder": "mit_b0", "width": 16}] for size in range(1, 6)},
 }
 CASES = [(name, options) for name, variants in VARIANTS.items() for options in variants]
 IDS = [f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for name, options in CASES]

@@ -1,23 +1,36 @@
 """Encoders: image -> feature pyramid.  One paper, one file; `build` makes any of them by name."""
 
-from zoo.encoders import efficientnet, regnet, resnet, xception
+from zoo.encoders import efficientnet, hrnet, mit, regnet, resnet, xception
 from zoo.encoders.encoder import Encoder, Normalisation
 from zoo.errors import InputError, nearest
 
-__all__ = ["Encoder", "Normalisation", "build", "names", "pretrained_names"]
+__all__ = ["Encoder", "Normalisation", "build", "family", "names", "pretrained_names"]
 
 _FAMILIES = (
     (resnet.ResNet, resnet.VARIANTS),
     (efficientnet.EfficientNet, efficientnet.VARIANTS),
     (regnet.RegNet, regnet.VARIANTS),
     (xception.Xception, xception.VARIANTS),
+    (hrnet.HRNet, hrnet.VARIANTS),
+    (mit.MixTransformer, mit.VARIANTS),
 )
-_ENCODERS = {name: (cls, row) for cls, variants in _FAMILIES for name, row in variants.items()}
+_ENCODERS: dict[str, tuple[type[Encoder], dict]] = {
+    name: (cls, row) for cls, variants in _FAMILIES for name, row in variants.items()
+}
 
 
-def names() -> tuple[str, ...]:
-    """Every name that `build` knows."""
-    return tuple(_ENCODERS)
+def names(*, dilatable: bool = False) -> tuple[str, ...]:
+    """Every name that `build` knows.
+
+    dilatable: only those with five maps from stride 2 on, whose strides can be traded for dilation: neither
+        HRNet nor MiT.
+    """
+    return tuple(name for name, (cls, _) in _ENCODERS.items() if cls.dilatable or not dilatable)
+
+
+def family(name: str) -> type[Encoder]:
+    """The class of the encoder called `name`."""
+    return _ENCODERS[name][0]
 
 
 def pretrained_names() -> tuple[str, ...]:
@@ -34,23 +47,22 @@ def build(
     pretrained: bool = False,
     output_stride: int = 32,
     dilate_first: bool = False,
-    depth: int = 5,
+    depth: int | None = None,
 ) -> Encoder:
     """The encoder called `name`.
 
     pretrained: ImageNet weights, downloaded once (see `zoo.encoders.pretrained`); else random ones.
     output_stride: 32, 16 or 8; strides beyond it become dilation, with the same weights.
     dilate_first: whether the first block of a dilated stage uses the new dilation (see `Strides`).
-    depth: how many maps are wanted, finest first; stages behind the last of them are not built.
+    depth: how many maps are wanted, finest first; stages behind the last of them are not built.  None: all.
 
     Raises InputError for an unknown name (with the nearest ones) or an impossible stride or depth.
     """
     if name not in _ENCODERS:
         raise InputError(f"unknown encoder {name!r}; {nearest(str(name), _ENCODERS)}")
     cls, row = _ENCODERS[name]
-    encoder = cls(
-        in_channels, **row, output_stride=output_stride, dilate_first=dilate_first, depth=depth
-    )  # type: ignore[arg-type]
+    how: dict = dict(row, output_stride=output_stride, dilate_first=dilate_first)
+    encoder: Encoder = cls(in_channels, **how, **({} if depth is None else {"depth": depth}))
     if pretrained:
         from zoo.encoders.pretrained import load
 

@@ -28,6 +28,7 @@ class Encoder(nn.Module):
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     normalisation: Normalisation | None = None
+    dilatable = True  # maps at 2, 4, 8, 16, 32, and `Strides`; HRNet's and MiT's are at 4, 8, 16, 32
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) -> the maps, finest first."""
