@@ -15,8 +15,8 @@ from torch.autograd import gradcheck
 from torch.export import Dim
 
 import zoo
-from tests.encoders.hrnets import bilinear, few_blocks, norm, pointwise, settled
-from tests.scatter import scattered
+from tests.encoders.hrnets import bilinear, few_blocks, norm, pointwise
+from tests.scatter import scattered, settled
 from zoo.archs import hrnet_ocr
 from zoo.archs.hrnet_ocr import HRNetOCR, ObjectContext, OverMaps, attend, gather
 from zoo.errors import InputError
@@ -361,16 +361,13 @@ def test_attention_is_a_mean_over_regions() -> None:
     torch.testing.assert_close(attend(q, alike, v), v.mean(2, keepdim=True).expand(-1, -1, 3, 5))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("places", [(64, 64), (512, 256)])
-def test_shares_of_many_places_survive_half_precision(dtype: torch.dtype, places: tuple[int, int]) -> None:
-    """A softmax that adds up 131,072 numbers in half precision, or keeps them so, loses a share of them."""
-    torch.manual_seed(0)
-    regions, x = torch.randn(1, 2, *places), torch.rand(1, 3, *places) + 1
-    expected = gather(regions.to(dtype).double(), x.to(dtype).double())
-    found = gather(regions.to(dtype), x.to(dtype))
+@pytest.mark.parametrize(("dtype", "precision"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_shares_of_many_places_survive_half_precision(dtype: torch.dtype, precision: float) -> None:
+    """Of 166,912 equal shares each is 6e-6: float16 has steps of 6e-8 there and would be wrong by 0.5 %."""
+    regions, x = torch.zeros(1, 2, 1024, 163, dtype=dtype), torch.rand(1, 3, 1024, 163).to(dtype)
+    found = gather(regions, x)
     assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), expected, rtol=torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(found[0, :, 0, 0].float(), x[0].float().mean((1, 2)), rtol=precision, atol=0)
 
 
 @torch.no_grad()

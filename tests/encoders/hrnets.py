@@ -1,23 +1,10 @@
-"""HRNets to compare: statistics as if trained, few blocks where all do not matter, the slowest enlarging."""
+"""HRNets to compare: of few blocks where all do not matter, and by formulas that leave nothing out."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.scatter import Model, scattered
 from zoo.encoders import hrnet
-
-
-def settled(model: Model, x: Tensor) -> Model:
-    """`scattered`, with the statistics of `x`: values stay near 1 through three hundred convolutions."""
-    norms = [part for part in scattered(model).modules() if isinstance(part, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.train()(x)
-    for norm in norms:
-        norm.momentum = 0.1
-    return model.eval()
 
 
 def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zoo
-from tests.encoders.hrnets import bilinear, few_blocks, norm, pointwise, settled
-from tests.scatter import scattered
+from tests.encoders.hrnets import bilinear, few_blocks, norm, pointwise
+from tests.scatter import scattered, settled
 from zoo import encoders
 from zoo.encoders.encoder import Encoder
 from zoo.encoders.hrnet import VARIANTS, HRNet, ModularizedBlock

@@ -64,7 +64,7 @@ class OverlapPatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Eq. 1 and 2: softmax(q kᵀ / sqrt(d)) v, with keys and values from a map smaller by R in each side."""
+    """Eq. 1 and 2: softmax(q kᵀ / sqrt(d)) v, with keys and values from R = reduction² times fewer tokens."""
 
     def __init__(self, channels: int, heads: int, reduction: int) -> None:
         super().__init__()
@@ -72,13 +72,13 @@ class Attention(nn.Module):
         self.q = Linear2d(channels, channels)
         self.kv = Linear2d(channels, 2 * channels)
         self.proj = Linear2d(channels, channels)
-        if reduction > 1:  # Eq. 2's reshape and Linear(C·R², C), as one convolution over R×R tokens
+        if reduction > 1:  # Eq. 2's reshape and Linear(C·R, C), as one convolution
             self.sr = nn.Conv2d(channels, channels, reduction, reduction)
             self.norm = LayerNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> the same shape."""
-        reduced = self.norm(self.sr(x)) if self.reduction > 1 else x    # (N, C, h/R, w/R)
+        reduced = self.norm(self.sr(x)) if self.reduction > 1 else x    # (N, C, h/√R, w/√R)
         q = self.split(self.q(x))                                       # (N, heads, L, d)
         k, v = (self.split(t) for t in self.kv(reduced).chunk(2, 1))    # (N, heads, M, d)
         y = F.scaled_dot_product_attention(q, k, v)                     # (N, heads, L, d)
