@@ -5,6 +5,8 @@ the reference for every stage; Eq. 4 is computed once more from its words.
 """
 
 import copy
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -360,6 +362,46 @@ def test_a_trace_serves_every_size_and_batch(literal: bool) -> None:
     for batch, size in ((3, (63, 49)), (1, (29, 29)), (2, (96, 31))):
         x = torch.rand(batch, 3, *size)
         torch.testing.assert_close(traced(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@functools.cache
+def exported_b0() -> tuple[nn.Module, torch.export.ExportedProgram]:
+    """SegFormer-B0, and what `torch.export` makes of it with batch, height and width left open.
+
+    The example is large enough: torch takes a dimension that can be 1 for one that never is, and below 61
+    pixels the first reduced map has one row or column.
+    """
+    model = scattered(stirred(zoo.build("segformer_b0", 5)))
+    axes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    return model, torch.export.export(model, (torch.rand(2, 3, 64, 96),), dynamic_shapes=(axes,))
+
+
+@torch.no_grad()
+def assert_same(model: nn.Module, other: Callable[[Tensor], Tensor], batch: int, size: tuple) -> None:
+    x = torch.rand(batch, 3, *size)
+    logits = model(x)
+    assert (other(x) - logits).abs().max() <= 1e-4 * (logits.max() - logits.min())
+
+
+@pytest.mark.slow
+def test_an_export_of_b0_serves_every_batch_and_every_size_from_61() -> None:
+    model, program = exported_b0()
+    for batch, size in ((1, (61, 61)), (3, (75, 64)), (2, (61, 130))):
+        assert_same(model, program.module(), batch, size)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_of_b0_serves_every_batch_and_size(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason='pip install -e ".[export]" to run this')
+    onnxruntime = pytest.importorskip("onnxruntime", reason='pip install -e ".[export]" to run this')
+    model, program = exported_b0()
+    torch.onnx.export(program, opset_version=18, dynamo=True, verbose=False).save(tmp_path / "b0.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "b0.onnx", providers=["CPUExecutionProvider"])
+    given = session.get_inputs()[0].name
+    for batch, size in ((1, (29, 29)), (3, (63, 49)), (2, (97, 130))):
+        assert_same(
+            model, lambda x: torch.from_numpy(session.run(None, {given: x.numpy()})[0]), batch, size
+        )
 
 
 @torch.no_grad()
