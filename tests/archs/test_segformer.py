@@ -32,16 +32,21 @@ SIZES = {
     "segformer_b4": (3_265_686, 64_007_635, 64_108_374, 64_124_523),
     "segformer_b5": (3_265_686, 84_607_955, 84_708_694, 84_724_843),
 }
-# GMACs at 512×512 to 0.001, literal and rewritten: 150 classes (in the paper 8.4, 15.9, 62.4, 79.0, 95.7), 19
+# GMACs at 512×512 to 0.001, literal and rewritten: with 150 classes (the paper: 8.4, 15.9, 62.4, 79.0, 95.7)
 COSTS = {
-    "segformer_b0": ((8.388, 4.093), (7.838, 3.543)),
-    "segformer_b1": ((15.878, 11.583), (15.329, 11.034)),
-    "segformer_b2": ((62.338, 23.683), (60.690, 22.035)),
-    "segformer_b3": ((78.963, 40.308), (77.315, 38.660)),
-    "segformer_b4": ((95.568, 56.913), (93.919, 55.264)),
-    "segformer_b5": ((111.510, 72.856), (109.862, 71.207)),
+    "segformer_b0": (8.388, 4.093),
+    "segformer_b1": (15.878, 11.583),
+    "segformer_b2": (62.338, 23.683),
+    "segformer_b3": (78.963, 40.308),
+    "segformer_b4": (95.568, 56.913),
+    "segformer_b5": (111.510, 72.856),
 }
-# the same, literal, at 1024×2048 with 19 classes; the paper prints its 125.5 … 1460.4 with 150
+COSTS_19 = {
+    "segformer_b0": (7.838, 3.543),
+    "segformer_b1": (15.329, 11.034),
+    "segformer_b2": (60.690, 22.035),
+}
+# literal, at 1024×2048 with 19 classes; the paper prints its 125.5 … 1460.4 with 150
 CITYSCAPES = {
     "segformer_b0": 120.957,
     "segformer_b1": 239.130,
@@ -96,9 +101,10 @@ def test_sizes(name: str) -> None:
 
 @every_variant
 def test_costs(name: str) -> None:
-    for classes, costs in zip((150, 19), COSTS[name], strict=True):
-        models = [meta(name, classes, literal=literal) for literal in (True, False)]
-        assert [macs(model, 512) / 1e9 for model in models] == pytest.approx(costs, abs=1e-3)
+    for classes, costs in ((150, COSTS), (19, COSTS_19)):
+        if name in costs:
+            models = [meta(name, classes, literal=literal) for literal in (True, False)]
+            assert [macs(model, 512) / 1e9 for model in models] == pytest.approx(costs[name], abs=1e-3)
     large = macs(meta(name, 19, literal=True), (1024, 2048))
     assert large / 1e9 == pytest.approx(CITYSCAPES[name], abs=1e-3)
 

@@ -86,7 +86,7 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, heads, L, d)."""
-        return x.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3)
+        return x.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
 
 
 class DWConv(nn.Module):
