@@ -66,8 +66,8 @@ def _origin(name: str) -> str:
     """Whose ImageNet weights an encoder can start from, and their licence."""
     if name not in pretrained.NAMES:
         return "–"
-    whose = "torchvision" if name in pretrained.TORCHVISION else "timm"
-    return f"{whose}, {pretrained.source(name).licence}"
+    origin = pretrained.source(name)
+    return f"{origin.whose}, {origin.licence}"
 
 
 def _encoders_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +82,7 @@ def _encoders(arguments: argparse.Namespace, console: Console) -> None:
         box=SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
-        caption="channels at strides 2, 4, 8, 16, 32; MACs for an input of 224×224; whose ImageNet weights",
+        caption="channels at the last of strides 2, 4, 8, 16, 32; MACs at 224×224; ImageNet weights, licence",
     )
     for column in ("encoder", "channels", "parameters", "MACs", "weights"):
         right = column in ("parameters", "MACs")

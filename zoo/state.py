@@ -14,13 +14,15 @@ COUNT = "num_batches_tracked"  # BatchNorm's, which files older than torch 0.4.1
 
 
 def read(path: str | Path) -> dict:
-    """What `torch.save` wrote to `path`, on the CPU; loaded with `weights_only`, so it cannot run code.
+    """What `torch.save` or safetensors wrote to `path`, on the CPU.  Neither way of reading can run code.
 
     Raises InputError for a file that is missing, truncated, damaged, no dict, or that holds pickled objects.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: {'a folder, not a file of weights' if path.is_dir() else 'no such file'}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         with warnings.catch_warnings():  # torch's about a stranger's pickle; it is refused below
             warnings.simplefilter("ignore")
@@ -40,6 +42,18 @@ def read(path: str | Path) -> dict:
     if not isinstance(payload, dict):
         raise InputError(f"{path}: holds a {type(payload).__name__}, not a state dict")
     return payload
+
+
+def _read_safetensors(path: Path) -> dict:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as e:
+        raise InputError(f"{path}: reading it takes a package: pip install safetensors") from e
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as e:
+        raise InputError(f"{path}: cannot be read as weights ({str(e)[:200]}); is it whole?") from e
 
 
 def tensors(payload: dict, path: str | Path) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ class Encoder(nn.Module):
 
     channels, strides: of the maps that `forward` returns, finest first; sizes round up where they do not
         divide.  Dilation changes strides, never the number of maps.
+    name: what `zoo.encoders.build` knows it by; "" for one that was built by its class.
     normalisation: that of the weights it was loaded with; None for random weights.
     output_stride, dilate_first: what it was built with; no shape of its weights shows them.
     """
@@ -28,13 +29,21 @@ class Encoder(nn.Module):
     in_channels: int
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    name: str = ""
     normalisation: Normalisation | None = None
     output_stride: int = 32
     dilate_first: bool = False
+    dilatable = True  # maps at 2, 4, 8, 16, 32, and `Strides`; HRNet's and MiT's are at 4, 8, 16, 32
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) -> the maps, finest first."""
         raise NotImplementedError
+
+    def keep(self, *strides: int) -> None:
+        """Drop the weights that serve none of the maps at `strides`, and with them the maps that they made.
+
+        Most encoders have none: each map is on the way to the last.
+        """
 
 
 class Strides:
