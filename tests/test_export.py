@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import zoo
+from tests import small
 from zoo import encoders
 from zoo.registry import legal_size, margin
 
@@ -30,12 +31,7 @@ EXPORTED_FROM = {"segformer_b0": 61}
 ENCODERS = ["resnet50s", "xception41", "efficientnet_b0", "regnet_x_400mf", "regnet_y_400mf"]
 
 Case = tuple[str, tuple[tuple[str, object], ...]]  # a name and its options; hashable, to be built once
-SMALL = ("resnet18", "hrnet_w18", "mit_b0")  # the first of these that an architecture takes
-CASES: list[Case] = [
-    (name, (next((("encoder", e) for e in SMALL if e in zoo.describe(name).encoders), ("width", 4)),))
-    for name in zoo.names()
-    if not name.startswith("segformer_b") or name == "segformer_b0"  # the others have wider layers
-]
+CASES: list[Case] = [(name, tuple(small.options(name, width=4).items())) for name in small.NAMES]
 CASES += [("unetpp", (("width", 4), ("norm", "batch"), ("deep_supervision", True)))]
 CASES += [(name, ()) for name in ENCODERS]
 every_case = pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
+from tests import small
 from zoo import registry
 from zoo.errors import InputError
 from zoo.layers import Output
@@ -84,17 +85,14 @@ def test_none_means_the_papers_own() -> None:
     assert (unetpp.num_classes, unetpp.in_channels) == (1, 3)
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", small.NAMES)
 def test_same_seed_same_weights(name: str) -> None:
-    known = zoo.describe(name).encoders
-    small: dict = {"width": 2}
-    if known:
-        small = {"encoder": "resnet18" if "resnet18" in known else known[0]}
+    options = small.options(name)
     torch.manual_seed(7)
-    first = zoo.build(name, **small).state_dict()
+    first = zoo.build(name, **options).state_dict()
     torch.manual_seed(7)
-    second = zoo.build(name, **small).state_dict()
-    third = zoo.build(name, **small).state_dict()
+    second = zoo.build(name, **options).state_dict()
+    third = zoo.build(name, **options).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not all(torch.equal(first[key], third[key]) for key in first)
 
