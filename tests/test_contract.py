@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
+from tests.encoders.hrnets import few_blocks
 from zoo.layers import Output
 from zoo.registry import architecture, check_size, legal_size, margin
 
@@ -37,7 +38,8 @@ VARIANTS = {
     "hrnet_ocr": [
         {"encoder": "hrnet_w18"},
         {"encoder": "hrnet_w18", "dropout": 0.5, "align_corners": True},
-        {"encoder": "hrnet_w18", "ocr": False},
+        {"encoder": "hrnet_w18", "ocr": False, "literal": True},
+        {"encoder": "hrnet_w18", "literal": True},
     ],
     "segformer_b0": [{}, {"literal": True, "width": 16}],
 }
@@ -46,6 +48,11 @@ IDS = [f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for name, op
 SIZES = [(1, 1), (33, 47), (64, 50)]  # outputs, rounded up to legal ones
 
 every_variant = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+
+
+@pytest.fixture(autouse=True)
+def _few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_blocks(monkeypatch)
 
 
 def image(model: nn.Module, size: tuple[int, int], batch: int = 1) -> Tensor:

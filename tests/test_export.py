@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram
 
 import zoo
 from tests import small
+from tests.encoders.hrnets import few_blocks
 from zoo import encoders
 from zoo.registry import legal_size, margin
 
@@ -46,7 +47,9 @@ def network(case: Case) -> nn.Module:
     """In eval mode, with running statistics as if trained: at their start a BatchNorm does nothing."""
     torch.manual_seed(0)
     name, options = case
-    model = (encoders.build(name) if name in ENCODERS else zoo.build(name, 5, **dict(options))).eval()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        few_blocks(monkeypatch)
+        model = (encoders.build(name) if name in ENCODERS else zoo.build(name, 5, **dict(options))).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1)

@@ -12,6 +12,7 @@ import torch
 import infer
 import zoo
 from tests import small
+from tests.encoders.hrnets import few_blocks
 from train import flags_of, main, parser
 from zoo.core import checkpoint
 from zoo.core.config import TrainConfig
@@ -103,9 +104,14 @@ OPTIONS = {  # to be quick; the first ones are of several values
 
 @pytest.mark.parametrize("arch", small.NAMES)
 def test_every_architecture_through_both_doors(
-    arch: str, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    arch: str,
+    shapes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One epoch of three images: the last batch holds one, at which BatchNorm behind a pooling stops."""
+    few_blocks(monkeypatch)
     out = tmp_path / "run"
     encoder = str(small.options(arch).get("encoder", ""))
     flags = f"--arch {arch} {OPTIONS.get(arch, '')} --data folder:{shapes} --size 64 --epochs 1"

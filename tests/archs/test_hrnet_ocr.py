@@ -19,6 +19,7 @@ from tests.encoders.hrnets import bilinear, few_blocks, norm, pointwise
 from tests.scatter import scattered, settled
 from zoo.archs import hrnet_ocr
 from zoo.archs.hrnet_ocr import HRNetOCR, ObjectContext, OverMaps, attend, gather
+from zoo.encoders.resnet import BasicBlock, Bottleneck
 from zoo.errors import InputError
 from zoo.layers import Output
 from zoo.profile import profile
@@ -464,26 +465,18 @@ def test_align_corners_reaches_every_enlarging(narrow: Callable[..., HRNetOCR]) 
 # Ways out of Python
 
 
-@pytest.mark.parametrize("options", [{}, {"align_corners": True, "literal": True}], ids=str)
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-def test_a_trace_and_an_export_serve_every_size(options: dict, narrow: Callable[..., HRNetOCR]) -> None:
-    model = settled(narrow(5, **options), torch.randn(2, 3, 64, 64))
-    x = torch.randn(2, 3, 40, 56)
-    axes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-    exported = torch.export.export(model, (x,), dynamic_shapes=(axes,)).module()
-    traced = torch.jit.trace(model, x)
-    for batch, size in zip((1, 3, 1), SIZES, strict=True):
-        x = torch.randn(batch, 3, *size)
-        torch.testing.assert_close(traced(x), model(x), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(exported(x), model(x), rtol=1e-4, atol=1e-5)
-
-
 @torch.no_grad()
-def test_an_onnx_file_serves_every_size(narrow: Callable[..., HRNetOCR], tmp_path: Path) -> None:
-    """With aligned corners, as the published weights are; test_export.py has the default."""
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_w18_leaves_python_whole(tmp_path: Path) -> None:
+    """All of its blocks, with aligned corners as the published weights have them; test_export.py has few."""
     pytest.importorskip("onnxscript", reason='pip install -e ".[export]" to run this')
     onnxruntime = pytest.importorskip("onnxruntime", reason='pip install -e ".[export]" to run this')
-    model = settled(narrow(5, align_corners=True), torch.randn(2, 3, 64, 64))
+    model = settled(HRNetOCR(5, encoder="hrnet_w18", align_corners=True), torch.randn(2, 3, 64, 64))
+    for unit in model.modules():  # small sums: in random ones an error of rounding grows from unit to unit
+        if isinstance(unit, BasicBlock | Bottleneck):
+            (unit.bn2 if isinstance(unit, BasicBlock) else unit.bn3).weight.mul_(0.2)
+    traced = torch.jit.trace(model, torch.randn(2, 3, 40, 56))
     axes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     exported = torch.export.export(model, (torch.randn(2, 3, 40, 56),), dynamic_shapes=(axes,))
     torch.onnx.export(exported, opset_version=18, dynamo=True, verbose=False).save(tmp_path / "model.onnx")
@@ -492,7 +485,8 @@ def test_an_onnx_file_serves_every_size(narrow: Callable[..., HRNetOCR], tmp_pat
         x = torch.randn(batch, 3, *size)
         (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         expected = model(x)
-        assert (torch.from_numpy(found) - expected).abs().max() < 1e-4 * (expected.max() - expected.min())
+        for other in (torch.from_numpy(found), traced(x), exported.module()(x)):
+            assert (other - expected).abs().max() < 1e-4 * (expected.max() - expected.min())
 
 
 @torch.no_grad()

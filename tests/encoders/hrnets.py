@@ -8,7 +8,7 @@ from zoo.encoders import hrnet
 
 
 def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on an HRNet has every kind of block and connection, but each stage a single one."""
+    """From here on an HRNet has every kind of block and connection, but each stage a single one: quickly."""
     monkeypatch.setattr(hrnet, "MODULES", (1, 1, 1))
     monkeypatch.setattr(hrnet, "UNITS", 1)
 

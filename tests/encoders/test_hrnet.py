@@ -257,8 +257,8 @@ def test_under_other_architectures(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"output_stride": 16}, "HRNet has no output stride 16: .* choose 32"),
-        ({"output_stride": 8}, "HRNet has no output stride 8: .* choose 32"),
+        ({"output_stride": 16}, "output stride 16 is not possible with HRNet, .* choose 32"),
+        ({"output_stride": 8}, "output stride 8 is not possible with HRNet, .* choose 32"),
         ({"depth": 5}, "depth 5 is not possible; the encoder has 4 maps"),
         ({"depth": 0}, "depth 0 is not possible"),
     ],
@@ -269,7 +269,8 @@ def test_what_cannot_be_built(options: dict, says: str) -> None:
 
 
 def test_deeplabv3plus_says_which_stride_it_needs() -> None:
-    with pytest.raises(InputError, match="no output stride 16: its maps stay at 4, 8, 16 and 32; choose 32"):
+    says = "stride 16 is not possible with HRNet, whose maps stay at strides 4, 8, 16 and 32; choose 32"
+    with pytest.raises(InputError, match=says):
         zoo.build("deeplabv3plus", encoder="hrnet_w18")
 
 

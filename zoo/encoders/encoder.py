@@ -71,6 +71,15 @@ class Strides:
         return stride, self.dilation if self.dilate_first else before, self.dilation
 
 
+def check_undilated(output_stride: int, who: str) -> None:
+    """Raise InputError unless `output_stride` is 32, the only one of encoders that are not `dilatable`."""
+    if output_stride != 32:
+        raise InputError(
+            f"output stride {output_stride} is not possible with {who}, whose maps stay at strides 4, 8, 16 "
+            f"and 32; choose 32"
+        )
+
+
 def check_depth(depth: int, maps: int) -> None:
     """Raise InputError unless the encoder, which has `maps`, has the `depth` maps that are asked for."""
     if not 1 <= depth <= maps:

@@ -15,9 +15,8 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.encoders.encoder import Encoder, check_depth
+from zoo.encoders.encoder import Encoder, check_depth, check_undilated
 from zoo.encoders.resnet import BasicBlock, Bottleneck
-from zoo.errors import InputError
 from zoo.layers import resize
 
 VARIANTS = {  # the number is w
@@ -99,10 +98,7 @@ class HRNet(Encoder):
     ) -> None:
         super().__init__()
         check_depth(depth, 4)
-        if output_stride != 32:
-            raise InputError(
-                f"HRNet has no output stride {output_stride}: its maps stay at 4, 8, 16 and 32; choose 32"
-            )
+        check_undilated(output_stride, "HRNet")
         self.in_channels = in_channels
         widths = tuple(width * 2**i for i in range(4))
         self.channels, self.strides = widths[:depth], (4, 8, 16, 32)[:depth]

@@ -15,8 +15,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.encoders.encoder import Encoder, check_depth
-from zoo.errors import InputError
+from zoo.encoders.encoder import Encoder, check_depth, check_undilated
 from zoo.layers import StochasticDepth
 
 VARIANTS = {  # Table 6
@@ -149,8 +148,7 @@ class MixTransformer(Encoder):
     ) -> None:
         super().__init__()
         check_depth(depth, 4)
-        if output_stride != 32:
-            raise InputError(f"output stride {output_stride} is not possible with MiT, only 32 is")
+        check_undilated(output_stride, "MiT")
         self.in_channels = in_channels
         self.channels, self.strides = widths[:depth], STRIDES[:depth]
         last = sum(depths) - 1
