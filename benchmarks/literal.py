@@ -8,13 +8,13 @@ step is forward and backward for one image.
 """
 
 import argparse
-import statistics
 import sys
-import time
+from functools import partial
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from timing import in_turn
 from torch import Tensor, nn
 
 import zoo
@@ -39,16 +39,14 @@ def forms(name: str, encoder: str, x: Tensor) -> list[nn.Module]:
     return [quick, literal]
 
 
-def seconds(model: nn.Module, x: Tensor) -> float:
-    """The time of one forward pass; in train mode of a backward pass, too."""
-    began = time.perf_counter()
+def run(model: nn.Module, x: Tensor) -> None:
+    """One forward pass; in train mode a backward pass, too."""
     if model.training:
         output = model(x)
         sum(t.square().mean() for t in (output.logits, *output.aux)).backward()
     else:
         with torch.inference_mode():
             model(x)
-    return time.perf_counter() - began
 
 
 def main(name: str, encoder: str, size: int, pairs: int, train: bool) -> None:
@@ -69,13 +67,7 @@ def main(name: str, encoder: str, size: int, pairs: int, train: bool) -> None:
         for memory, form in FORMATS.items():
             models = [model.train(training).to(memory_format=form) for model in both]
             image = x.contiguous(memory_format=form)
-            times: list[list[float]] = []
-            for i in range(pairs + 1):  # who goes first changes from pair to pair
-                order = (0, 1) if i % 2 else (1, 0)
-                measured = {which: seconds(models[which], image) for which in order}
-                times.append([measured[0], measured[1]])
-            here, there = (statistics.median(column) for column in zip(*times[1:], strict=True))
-            ratio = statistics.median(a / b for a, b in times[1:])
+            here, there, ratio = in_turn(*(partial(run, model, image) for model in models), pairs)
             what = "training step" if training else "forward"
             table.add_row(what, memory, f"{1000 * here:.0f}", f"{1000 * there:.0f}", f"{ratio:.2f}")
     Console(width=None if sys.stdout.isatty() else 110).print(table)

@@ -1,4 +1,4 @@
-"""SegFormer beside transformers' with the same weights: python benchmarks/segformer.py [b0 b1 …]
+"""SegFormer beside transformers' with the same weights: python benchmarks/segformer.py [b0 b1 … b5]
 
 Wall-clock medians in milliseconds of float32, batch 1, 150 classes, on as many threads as torch takes
 (OMP_NUM_THREADS).  Pairs are timed in turn, so that a busy machine slows both, and "faster" is the median of
@@ -7,17 +7,13 @@ their ratios.  Memory is the peak above the network itself, each in a process of
 transformers' network ends at a quarter of the input's height and width, ours at all of it.  Both ends are
 compared: "H/4" is our encoder and head, "full" is theirs with torch's enlarging behind it.  A training step
 is forward, cross-entropy and backward; the optimizer's part is the same for both.
-
-The second table holds images in contiguous against channels-last memory.
 """
 
 import argparse
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
+from timing import in_turn
 from torch import Tensor, nn
 
 import zoo
@@ -40,8 +37,9 @@ class Theirs(nn.Module):
 
     def __init__(self, size: str) -> None:
         super().__init__()
-        from transformers import SegformerConfig, SegformerForSemanticSegmentation
+        from transformers import SegformerConfig, SegformerForSemanticSegmentation, logging
 
+        logging.disable_progress_bar()
         row = ENCODERS[f"mit_{size}"]
         config = SegformerConfig(
             hidden_sizes=row["widths"],
@@ -96,20 +94,6 @@ def job(model: nn.Module, network: Network, image: Tensor, train: bool) -> Calla
     return run
 
 
-def in_turn(jobs: list[Callable[[], None]], pairs: int) -> tuple[float, float, float]:
-    """Median seconds of each of two jobs, and of the ratios of the first to the second."""
-    times = []
-    for i in range(pairs + 1):
-        pair = [0.0, 0.0]
-        for k in (0, 1) if i % 2 else (1, 0):
-            began = time.perf_counter()
-            jobs[k]()
-            pair[k] = time.perf_counter() - began
-        times.append(pair)
-    a, b = zip(*times[1:], strict=True)  # the first pair warms up
-    return statistics.median(a), statistics.median(b), statistics.median(x / y for x, y in times[1:])
-
-
 def peak(side: str, size: str, end: str, pixels: int, train: bool) -> float:
     """MiB above the network, of three runs in a process of their own."""
     options = ["--side", side, "--end", end, "--pixels", str(pixels), *(["--train"] if train else [])]
@@ -155,7 +139,7 @@ def twins(size: str) -> tuple[Theirs, Ours]:
 
 
 def beside_transformers(sizes: list[str], pixels: int, train_pixels: int, pairs: int) -> Table:
-    """The first table."""
+    """The table."""
     table = Table(title=f"torch {torch.__version__}, {torch.get_num_threads()} threads, {pairs} pairs")
     columns = ("", "logits", "input", "transformers ms", "ours ms", "faster", "transformers MiB", "ours MiB")
     for column in columns:
@@ -166,7 +150,7 @@ def beside_transformers(sizes: list[str], pixels: int, train_pixels: int, pairs:
             x = torch.randn(1, 3, side, side)
             for end in ("quarter", "full"):
                 jobs = [job(model, getattr(model, end), x, train) for model in (theirs, ours)]
-                a, b, ratio = in_turn(jobs, pairs)
+                a, b, ratio = in_turn(*jobs, pairs)
                 memory = [f"{peak(who, size, end, side, train):.0f}" for who in SIDES]
                 what = f"{size} {'training step' if train else 'forward'}"
                 words = (what, "H/4" if end == "quarter" else "full", f"{side}×{side}")
@@ -174,31 +158,10 @@ def beside_transformers(sizes: list[str], pixels: int, train_pixels: int, pairs:
     return table
 
 
-def memory_formats(pixels: int, pairs: int) -> Table:
-    """The second table."""
-    table = Table(title="images in channels-last memory, as the trainer has them, against contiguous")
-    for column in ("", "input", "contiguous ms", "channels-last ms", "channels-last is faster"):
-        table.add_column(column, justify="right")
-    x = torch.randn(2, 3, pixels, pixels)
-    last = x.contiguous(memory_format=torch.channels_last)
-    for name in ("segformer_b0", "unet_halved"):
-        model = zoo.build(name, 21)
-
-        def full(image: Tensor, model: nn.Module = model) -> Tensor:
-            output = model(image)
-            return output if isinstance(output, Tensor) else output.logits
-
-        for train in (False, True):
-            a, b, ratio = in_turn([job(model, full, image, train) for image in (x, last)], pairs)
-            what = f"{name} {'training step' if train else 'forward'}"
-            table.add_row(what, f"2×{pixels}×{pixels}", f"{a * 1e3:.0f}", f"{b * 1e3:.0f}", f"{ratio:.2f}")
-    return table
-
-
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sizes", nargs="*", default=["b0", "b1", "b2"], help="b0 … b5; default b0 b1 b2")
+    parser.add_argument("sizes", nargs="*", default=["b0", "b1", "b2", "b3", "b4", "b5"], help="default: all")
     parser.add_argument("--pixels", type=int, default=512, help="side of the image of a forward pass")
     parser.add_argument("--train-pixels", type=int, default=256, help="side of the image of a training step")
     parser.add_argument("--pairs", type=int, default=9)
@@ -210,8 +173,8 @@ def main() -> None:
     if args.side:
         print_peak(args.side, args.sizes[0], args.end, args.pixels, args.train)
         return
-    Console().print(beside_transformers(args.sizes, args.pixels, args.train_pixels, args.pairs))
-    Console().print(memory_formats(args.train_pixels, args.pairs))
+    table = beside_transformers(args.sizes, args.pixels, args.train_pixels, args.pairs)
+    Console(width=max(130, Console().width)).print(table)
 
 
 if __name__ == "__main__":
