@@ -159,29 +159,6 @@ class SqueezeExcite(nn.Module):
         return x * self.fc2(self.act(self.fc1(mean))).sigmoid()
 
 
-class StochasticDepth(nn.Module):
-    """Stochastic depth (Huang et al., 2016), put behind what a block adds to its input: x + drop(F(x)).
-
-    In train mode it zeroes F(x) with probability `p`, for each image by itself, and divides it by 1 - p where
-    it stays, so that the mean is the same.  In eval mode it does nothing.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, …) -> the same shape."""
-        if not self.training or self.p == 0:
-            return x
-        stays = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - self.p)  # (N, 1, …)
-        return x * (stays / (1 - self.p))
-
-    def extra_repr(self) -> str:
-        """What `print` shows in the brackets."""
-        return f"p={self.p:.4g}"
-
-
 def he_normal_(module: nn.Module) -> None:
     """He et al. (2015): weights ~ N(0, 2/n), biases 0, for every convolution within `module`.
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo import encoders
+from zoo.dropout import Dropout2d
 from zoo.encoders import hrnet
 from zoo.errors import InputError
 from zoo.layers import Output, PooledBatchNorm, conv_bn_relu, resize
@@ -195,7 +196,7 @@ class HRNetOCR(nn.Module):
             conv = nn.Conv2d(width, MIDDLE, 3, padding=1)
             self.pixels = OverMaps(conv, nn.BatchNorm2d(MIDDLE), nn.ReLU(inplace=True), literal=literal)
             self.context = ObjectContext(literal)
-            self.g = nn.Sequential(*conv_bn_relu(2 * MIDDLE, MIDDLE, 1), nn.Dropout2d(dropout))
+            self.g = nn.Sequential(*conv_bn_relu(2 * MIDDLE, MIDDLE, 1), Dropout2d(dropout))
             self.head = nn.Conv2d(MIDDLE, num_classes, 1)
         self.align_corners = align_corners
 

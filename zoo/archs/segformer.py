@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo import encoders
+from zoo.dropout import Dropout2d
 from zoo.encoders import mit
 from zoo.encoders.mit import Linear2d
 from zoo.layers import Output, resize
@@ -45,7 +46,7 @@ class AllMLP(nn.Module):
         self.linear = nn.ModuleList([Linear2d(c, width) for c in channels])
         self.fuse = nn.Conv2d(len(channels) * width, width, 1, bias=False)  # B, of the deepest stage first
         self.bn = nn.BatchNorm2d(width)
-        self.dropout = nn.Dropout2d(0.1)
+        self.dropout = Dropout2d(0.1)
         self.classify = nn.Conv2d(width, num_classes, 1)
         nn.init.kaiming_normal_(self.fuse.weight, mode="fan_out", nonlinearity="relu")
 

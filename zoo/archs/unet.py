@@ -14,6 +14,7 @@ concatenation, which is the figure's (the copy first).
 import torch
 from torch import Tensor, nn
 
+from zoo.dropout import Dropout
 from zoo.errors import InputError
 from zoo.layers import Output, he_normal_
 from zoo.registry import register
@@ -67,7 +68,7 @@ class UNet(nn.Module):
         w1, w2, w3, w4, w5 = (width * 2**level for level in range(5))  # 64, 128, 256, 512, 1024
 
         self.pool = nn.MaxPool2d(2)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
         self.enc1 = two_convs(in_channels, w1)
         self.enc2 = two_convs(w1, w2)

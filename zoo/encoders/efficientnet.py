@@ -15,8 +15,9 @@ from math import ceil
 
 from torch import Tensor, nn
 
+from zoo.dropout import StochasticDepth
 from zoo.encoders.encoder import Encoder, Strides, check_depth
-from zoo.layers import SqueezeExcite, StochasticDepth, conv_bn, nearest_multiple
+from zoo.layers import SqueezeExcite, conv_bn, nearest_multiple
 
 STEM = 32  # channels of stage 1
 STAGES = (  # Table 1, stages 2 to 8: (expansion, kernel, stride, channels, layers)

@@ -15,8 +15,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.dropout import StochasticDepth
 from zoo.encoders.encoder import Encoder, check_depth, check_undilated
-from zoo.layers import StochasticDepth
 
 VARIANTS = {  # Table 6
     "mit_b0": dict(widths=(32, 64, 160, 256),  depths=(2, 2, 2, 2)),
