@@ -1,4 +1,4 @@
-"""If these break, a run on two processes drops other channels than on one, or a resumed run than the unbroken."""
+"""If these break, a run on two processes, or a resumed one, drops other channels than the plain run."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_stochastic_depth_does_nothing_in_eval_or_at_zero() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("ours, theirs", [(Dropout, nn.Dropout), (Dropout2d, nn.Dropout2d)])
+@pytest.mark.parametrize(("ours", "theirs"), [(Dropout, nn.Dropout), (Dropout2d, nn.Dropout2d)])
 def test_without_seeds_they_are_torchs(ours: type, theirs: type) -> None:
     x, drawn = torch.randn(4, 8, 3, 5), []
     for layer in (ours(0.3), theirs(0.3)):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import prod, sqrt
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,23 @@ class Output(NamedTuple):
 
     logits: Tensor
     aux: tuple[Tensor, ...] = ()
+
+
+Class = TypeVar("Class", bound=type[nn.Module])
+
+
+def recomputable(cls: Class) -> Class:
+    """Class decorator: a part of a network that a trainer may compute twice, or keep in parts, by itself.
+
+    Its output depends on its inputs and weights alone, and it leaves its inputs as they are.
+    """
+    cls.recomputable = True  # type: ignore[attr-defined]
+    return cls
+
+
+@recomputable
+class Chain(nn.Sequential):
+    """Layers one behind the other that make one block."""
 
 
 def resize(x: Tensor, like: Tensor, mode: str = "bilinear", align_corners: bool = False) -> Tensor:
@@ -39,21 +56,22 @@ def conv_bn(
     groups: int = 1,
     norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
     act: Callable[..., nn.Module] | None = None,
-) -> nn.Sequential:
+) -> Chain:
     """Convolution, `norm` of its channels and, if given, an activation; only the stride changes the size.
 
     No bias, for BatchNorm would cancel it.
     """
     padding = kernel // 2 * dilation
     conv = nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation, groups, bias=False)
-    return nn.Sequential(conv, norm(channels), *([act(inplace=True)] if act else []))
+    return Chain(conv, norm(channels), *([act(inplace=True)] if act else []))
 
 
-def conv_bn_relu(in_channels: int, channels: int, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
+def conv_bn_relu(in_channels: int, channels: int, kernel: int = 3, dilation: int = 1) -> Chain:
     """Convolution that keeps the size, BatchNorm, ReLU."""
     return conv_bn(in_channels, channels, kernel, dilation=dilation, act=nn.ReLU)
 
 
+@recomputable
 class UpBlock(nn.Module):
     """A U-Net's step up, as segmentation_models_pytorch has it: nearest up-sampling, concatenation, two 3×3.
 
@@ -101,6 +119,7 @@ class PooledBatchNorm(nn.BatchNorm2d):
         return super().forward(x)
 
 
+@recomputable
 class SeparableConv(nn.Module):
     """3×3 depthwise convolution, BatchNorm, 1×1 convolution, BatchNorm; `relu`: a ReLU after each BatchNorm.
 

@@ -20,12 +20,13 @@ from zoo import encoders
 from zoo.dropout import Dropout2d
 from zoo.encoders import hrnet
 from zoo.errors import InputError
-from zoo.layers import Output, PooledBatchNorm, conv_bn_relu, resize
+from zoo.layers import Output, PooledBatchNorm, conv_bn_relu, recomputable, resize
 from zoo.registry import register
 
 MIDDLE, KEY = 512, 256  # channels of pixels and regions, and of what is compared; Sec. 3.3
 
 
+@recomputable
 class OverMaps(nn.Sequential):
     """A convolution and further layers over HRNetV2's joined map, [x_0; up(x_1); up(x_2); up(x_3)].
 
@@ -113,6 +114,7 @@ def gather(regions: Tensor, x: Tensor) -> Tensor:
     return f.mT.unsqueeze(-1)
 
 
+@recomputable
 class ObjectContext(nn.Module):
     """Eq. 3, 5: y_i = ρ(sum_k w_ik δ(f_k)), w_ik the softmax over regions of φ(x_i)ᵀ ψ(f_k) / sqrt(256).
 

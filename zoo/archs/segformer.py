@@ -17,7 +17,7 @@ from zoo import encoders
 from zoo.dropout import Dropout2d
 from zoo.encoders import mit
 from zoo.encoders.mit import Linear2d
-from zoo.layers import Output, resize
+from zoo.layers import Output, recomputable, resize
 from zoo.registry import register
 
 VARIANTS = {  # Table 6 and the authors' code: the head's width C
@@ -30,6 +30,7 @@ VARIANTS = {  # Table 6 and the authors' code: the head's width C
 }
 
 
+@recomputable
 class AllMLP(nn.Module):
     """Eq. 4: a linear layer A_i for each map F_i, enlarged to H/4; one, B, for all of them; and a classifier.
 

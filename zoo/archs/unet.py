@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from zoo.dropout import Dropout
 from zoo.errors import InputError
-from zoo.layers import Output, he_normal_
+from zoo.layers import Chain, Output, he_normal_
 from zoo.registry import register
 
 
-def two_convs(in_channels: int, width: int) -> nn.Sequential:
+def two_convs(in_channels: int, width: int) -> Chain:
     """Sec. 2: two unpadded 3×3 convolutions, each with a ReLU; (N, C, h, w) -> (N, width, h - 4, w - 4)."""
-    return nn.Sequential(
+    return Chain(
         nn.Conv2d(in_channels, width, 3),
         nn.ReLU(inplace=True),
         nn.Conv2d(width, width, 3),

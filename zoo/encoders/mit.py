@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from zoo.dropout import StochasticDepth
 from zoo.encoders.encoder import Encoder, check_depth, check_undilated
+from zoo.layers import recomputable
 
 VARIANTS = {  # Table 6
     "mit_b0": dict(widths=(32, 64, 160, 256),  depths=(2, 2, 2, 2)),
@@ -114,6 +115,7 @@ class MixFFN(nn.Module):
         return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
 
 
+@recomputable
 class Block(nn.Module):
     """Fig. 2: efficient self-attention, then Mix-FFN, each on normed tokens and added to its input."""
 
