@@ -21,7 +21,7 @@ from tests.conftest import write_shapes
 from zoo import encoders
 from zoo.core import checkpoint, losses
 from zoo.core.config import TrainConfig
-from zoo.core.display import Display
+from zoo.core.display import Display, settings_of
 from zoo.core.metrics import count
 from zoo.core.predictor import Predictor
 from zoo.core.run import open_folder
@@ -144,7 +144,7 @@ def test_ctrl_c_while_validating_resumes_with_the_validation(
         os.kill(os.getpid(), signal.SIGINT)
         return count(*masks)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("zoo.core.trainer.count", interrupting)
+    monkeypatch.setattr("zoo.core.validation.count", interrupting)
     with pytest.raises(Interrupted):
         trainer(c, tmp_path / "broken").fit()
     monkeypatch.undo()
@@ -165,7 +165,7 @@ def test_unet_resumes_with_its_dropout_and_weight_map(shapes: Path, tmp_path: Pa
     open_folder(broken.out, c)
     broken.display.begin(2, broken.steps_per_epoch, 0)
     loss = broken.train_epoch()
-    broken.finish_epoch(loss, broken.evaluate(), 1.0, 1.0)
+    broken.finish_epoch(loss, broken.evaluate(), 1.0)
     state = checkpoint.read(tmp_path / "broken" / "last.pt")
     torch.manual_seed(99)
     trainer(c, tmp_path / "broken", resume=state).fit()
@@ -445,7 +445,7 @@ def test_imagenet_weights_bring_their_normalisation_and_are_fetched_once(
     random_ = trainer(replace(c, pretrained=False), tmp_path / "random")
     assert random_.preprocess.mean[0] == random_.preprocess.mean[1] != IMAGENET.mean[0]  # the images' own
     for said, where in ((t, "weights"), (random_, "data"), (resumed, "the run")):
-        assert ("input", said.preprocess.describe(), where) in said.describe({})
+        assert ("input", said.preprocess.describe(), where) in settings_of(said, {})
 
 
 def test_a_network_trained_on_windows_predicts_by_windows(shapes: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from zoo.core import checkpoint
 from zoo.core.config import Preprocess, channels_first
 from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.images import resize_image
-from zoo.core.masks import Labels, bits_dtype
+from zoo.core.masks import Labels, mask_dtype
 from zoo.core.transforms import mirror_pad
 from zoo.errors import InputError
 
@@ -168,11 +168,6 @@ def harden(logits: Tensor, labels: Labels, size: tuple[int, int]) -> Tensor:
             if peak > 0:  # else no weighted mean of its values is
                 mask.add_(plane(k) > 0, alpha=1 << k)
     return mask
-
-
-def mask_dtype(labels: Labels) -> np.dtype:
-    """Of a mask in memory: int32 or int64 bits for multilabel, else uint8."""
-    return np.dtype(bits_dtype(labels.num_classes) if labels.task == "multilabel" else np.uint8)
 
 
 def check_image(image: np.ndarray) -> None:

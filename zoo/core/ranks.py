@@ -5,7 +5,7 @@ the processes, as the losses' denominators are: a step of N processes is the ste
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from zoo.core.memory import blocks_of
 from zoo.errors import InputError
+from zoo.layers import Output
 
 PATIENCE = timedelta(minutes=20)  # how long one process waits for another: they may open data at other speeds
 T = TypeVar("T")
@@ -60,6 +61,24 @@ class Ranks:
         return cast(list[T], box)
 
 
+    def together(self, work: Callable[[], T]) -> T:
+        """What `work` gives here, if it went well everywhere.  Raises Agreed in all processes if not."""
+        problem, result = "", None
+        try:
+            result = work()
+        except InputError as e:
+            if self.size == 1:
+                raise
+            problem = str(e)
+        if said := [words for words in self.gather(problem) if words]:
+            raise Agreed(said[0])
+        return cast(T, result)
+
+
+class Agreed(InputError):
+    """Raised in all processes at once, so that one of them can say it."""
+
+
 ALONE = Ranks()
 
 
@@ -87,6 +106,12 @@ def joined(device: torch.device | None = None) -> Iterator[Ranks]:
         yield ranks
     finally:
         dist.destroy_process_group()
+
+
+def lost(e: RuntimeError) -> bool:
+    """Whether torch says that another process is gone."""
+    words = ("connection closed", "connection reset", "timed out", "nccl", "gloo", "peer", "store")
+    return any(word in str(e).lower() for word in words)
 
 
 # ---------------------------------------------------------------------- the network
@@ -120,8 +145,9 @@ class Parallel:
         else:
             self.run = self.model
 
-    def __call__(self, x: Tensor) -> object:
-        return self.run(x)
+    def __call__(self, x: Tensor) -> Output:
+        """What the network gives in train mode."""
+        return cast(Output, self.run(x))
 
     def summed(self, loss: Tensor) -> Tensor:
         """`loss` such that the gradients of all processes add up: they are averaged."""

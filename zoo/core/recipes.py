@@ -363,7 +363,10 @@ def as_annotated(arch: str, options: dict[str, Plain]) -> dict[str, Plain]:
 
 
 # What may differ between a run and its resumption; everything else would make it another run.
-RESUMABLE = ("epochs", "patience", "workers", "device")
+RESUMABLE = (
+    "epochs", "patience", "workers", "device", "grad_checkpoint", "shard", "save_every", "max_bad", "cache",
+    "cache_gb",
+)  # fmt: skip
 
 
 def resume(saved: TrainConfig, flags: dict, run: str) -> TrainConfig:

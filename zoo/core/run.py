@@ -2,8 +2,15 @@
 
 import json
 import os
+import socket
 from itertools import chain, count
 from pathlib import Path
+from typing import TextIO
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 from zoo.core.checkpoint import write_bytes
 from zoo.core.config import TrainConfig, as_typed
@@ -16,10 +23,67 @@ def choose_folder(out: Path | None, config: TrainConfig) -> Path:
         if (out / "last.pt").exists() or (out / "metrics.jsonl").exists():
             raise InputError(f"--out {out}: holds a run; go on with --resume {out}, or choose another folder")
         return out
-    kind, _, path = config.data.partition(":")
-    first = Path("runs") / f"{config.arch}-{Path(path).resolve().name if path else kind}"
+    first = default_folder(config)
     numbered = (first.with_name(f"{first.name}-{n}") for n in count(2))
     return next(f for f in chain([first], numbered) if not f.exists())
+
+
+def default_folder(config: TrainConfig) -> Path:
+    """runs/ARCH-DATA."""
+    kind, _, path = config.data.partition(":")
+    return Path("runs") / f"{config.arch}-{Path(path).resolve().name if path else kind}"
+
+
+def started_folder(out: Path | None, config: TrainConfig) -> Path | None:
+    """Where a run of exactly `config` was begun and saved: `out`, or the newest folder of its name."""
+    first = default_folder(config)
+    newest = sorted(first.parent.glob(f"{first.name}*"), key=lambda f: f.stat().st_mtime, reverse=True)
+    for folder in [out] if out else newest:
+        try:
+            begun = TrainConfig.from_dict(json.loads((folder / "config.json").read_text()))
+        except (OSError, ValueError):
+            continue
+        if begun == config and (folder / "last.pt").exists():
+            return folder
+    return None
+
+
+class Lock:
+    """While it is entered no other process can train in the folder `out`; None locks nothing.
+
+    The lock goes with the process, however it ends.  Raises InputError where somebody has it.
+    """
+
+    def __init__(self, out: Path | None) -> None:
+        self.out = out
+        self.file: TextIO | None = None
+
+    def __enter__(self) -> "Lock":
+        if self.out is None or fcntl is None:
+            return self
+        path = self.out / ".lock"
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a+", encoding="utf-8")
+        except OSError as e:
+            raise InputError(f"--out {self.out}: cannot write in it ({e.strerror}); choose another") from e
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            file.seek(0)
+            who = file.read().strip() or "another process"
+            file.close()
+            raise InputError(f"{self.out}: {who} trains in it; wait for it, or choose another --out") from e
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        self.file = file
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None and self.out is not None:
+            (self.out / ".lock").unlink(missing_ok=True)
+            self.file.close()
 
 
 def open_folder(out: Path, config: TrainConfig) -> None:
