@@ -4,6 +4,7 @@ torchrun starts the processes and tells each its number; without it there is one
 the processes, as the losses' denominators are: a step of N processes is the step of one with their batch.
 """
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,6 +23,9 @@ from zoo.layers import Output
 
 PATIENCE = timedelta(minutes=20)  # how long one process waits for another: they may open data at other speeds
 T = TypeVar("T")
+# torch 2.14 has another word for it than 2.6.
+WORDS = inspect.signature(DistributedDataParallel.__init__).parameters
+SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in WORDS else "broadcast_buffers"
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,9 @@ class Parallel:
             self.run = DistributedDataParallel(
                 self.model,
                 device_ids=[device.index or 0] if device.type == "cuda" else None,
-                broadcast_buffers=self.unsynced,  # then the chief's running statistics are everybody's
                 gradient_as_bucket_view=True,
+                # then the chief's running statistics are everybody's
+                **{SYNC_BUFFERS: self.unsynced},  # type: ignore[arg-type]
             )
         else:
             self.run = self.model
@@ -181,6 +186,7 @@ def split(model: nn.Module, device: torch.device) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    model.to(memory_format=torch.contiguous_format)  # FSDP2 takes no other
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for block in blocks_of(model):  # weights of one block at a time are whole
         fully_shard(block, mesh=mesh)
