@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 from zoo.core.memory import blocks_of
 from zoo.errors import InputError
 from zoo.layers import Output
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
 
 PATIENCE = timedelta(minutes=20)  # how long one process waits for another: they may open data at other speeds
 T = TypeVar("T")
@@ -140,6 +143,9 @@ class Parallel:
         if shard:
             self.run = split(self.model, device)
         elif ranks.size > 1:
+            for p in self.model.parameters():  # the strides that autograd gives to gradients of 1×1 kernels
+                if p.ndim == 4 and p.shape[2:] == (1, 1):
+                    p.data = p.data.flatten().view(p.shape)
             self.run = DistributedDataParallel(
                 self.model,
                 device_ids=[device.index or 0] if device.type == "cuda" else None,
@@ -162,12 +168,27 @@ class Parallel:
     def step(self, last: bool) -> Iterator[None]:
         """Around a forward and backward pass: processes exchange gradients in the `last` of a step alone."""
         if self.shard:
-            self.run.set_requires_gradient_sync(last)  # type: ignore[operator]  # what fully_shard adds
+            cast("FSDPModule", self.run).set_requires_gradient_sync(last)
             yield
         else:
             free = isinstance(self.run, DistributedDataParallel) and not last
             with cast(DistributedDataParallel, self.run).no_sync() if free else nullcontext():
                 yield
+
+    @contextmanager
+    def apart(self) -> Iterator[nn.Module]:
+        """While it is entered each process can use the model by itself, as often as it likes."""
+        self.settle()
+        parts = [cast("FSDPModule", m) for m in self.model.modules() if self.shard and hasattr(m, "unshard")]
+        for part in parts:
+            part.set_reshard_after_forward(False)
+            part.unshard()
+        try:
+            yield self.model
+        finally:
+            for part in parts:
+                part.set_reshard_after_forward(True)
+                part.reshard()
 
     def settle(self) -> None:
         """Before the model is used or saved outside of training: the chief's running statistics for all."""

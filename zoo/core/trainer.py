@@ -270,6 +270,7 @@ class Trainer:
         if said := [what for what, _ in problems if what]:
             raise Agreed(f"{said[0]}; then go on with --resume {self.out}")
         if self.ranks.size > 1 and any(asked for _, asked in problems):
+            self.stop.asked = True
             raise Interrupted
 
     @torch.no_grad()
@@ -280,10 +281,9 @@ class Trainer:
         """
         problem, found = "", list[Found]()
         self.idle = True  # validating changes nothing that is saved
-        self.parallel.settle()
         try:
-            with self.average.swapped():
-                predictor = Predictor(self.model.eval(), self.labels, self.preprocess, self.device, self.amp)
+            with self.average.swapped(), self.parallel.apart() as model:
+                predictor = Predictor(model, self.labels, self.preprocess, self.device, self.amp, ready=True)
                 for one in score(predictor, self.val_source, self.config.workers, self.ranks):
                     if self.stop.asked and self.ranks.size == 1:
                         raise Interrupted
