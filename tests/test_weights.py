@@ -657,7 +657,7 @@ CLASSES_OF = {
     "ade20k": (150, {0: "wall", 1: "building", 12: "person", 76: "boat", 126: "animal", 149: "flag"}),
     "cityscapes": (19, {0: "road", 1: "sidewalk", 6: "traffic light", 12: "rider", 13: "car", 18: "bicycle"}),
     "pascal_context": (59, {0: "aeroplane", 1: "bag", 15: "ceiling", 36: "person", 46: "sky", 58: "wood"}),
-    "lip": (20, {0: "background", 1: "hat", 5: "upper clothes", 6: "dress", 14: "left arm", 19: "right shoe"}),
+    "lip": (20, {0: "background", 5: "upper clothes", 6: "dress", 14: "left arm", 19: "right shoe"}),
     "coco_stuff": (171, {0: "person", 79: "toothbrush", 80: "banner", 100: "door-stuff", 170: "wood"}),
     "coco": (21, {0: "background", 1: "aeroplane", 15: "person", 20: "tvmonitor"}),
 }  # fmt: skip
