@@ -22,6 +22,7 @@ FLAGS = (
     "--task --ignore --size --epochs --batch --accumulate --lr --head-lr --optimizer --momentum "
     "--weight-decay --decay-on --schedule --warmup --clip --patience --loss --augment --amp --workers --seed "
     "--limit-train --limit-val --device --out --resume "
+    "--download "
 ).split()
 
 

@@ -96,6 +96,7 @@ class TrainConfig:
     options: dict[str, Plain] = field(default_factory=dict)  # the architecture's own keywords
     # data
     data: str = "phantom"
+    download: bool = False  # fetch a public set that is not there
     task: str | None = None
     ignore: tuple[int, ...] = ()
     val_fraction: float = 0.2
