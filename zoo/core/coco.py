@@ -51,12 +51,19 @@ class Listed:
 
 
 class Coco(Source):
-    """Images with polygons and run lengths, which are kept in memory."""
+    """Images with polygons and run lengths, which are kept in memory; json: the file they are from."""
 
     def __init__(
-        self, images: Path, listed: list[Listed], labels: Labels, channels: int, warnings: list[str]
+        self,
+        json: Path,
+        images: Path,
+        listed: list[Listed],
+        labels: Labels,
+        channels: int,
+        warnings: list[str],
     ):
-        self.images, self.labels, self.channels, self.warnings = images, labels, channels, warnings
+        self.json, self.images = json, images
+        self.labels, self.channels, self.warnings = labels, channels, warnings
         self.names = [one.name for one in listed]
         self.polygons = Shapes([one.polygons for one in listed], np.float32)
         self.runs = Shapes([one.runs for one in listed], np.int32)
@@ -69,6 +76,9 @@ class Coco(Source):
 
     def group(self, i: int) -> str:
         return self.names[i]
+
+    def files(self, i: int) -> tuple[Path, ...]:
+        return self.images / self.names[i], self.json
 
     def load(self, i: int, size: tuple[int, int] | None = None) -> Sample:
         image = read_image(self.images / self.names[i], self.channels)
@@ -238,8 +248,8 @@ def open_coco(
     warnings = _warnings([one for part in parts for one in part], facts, labels)
     channels = 1 if all(f.grey for f in facts) else 3
     train, *val = (
-        Coco(root, part, labels, channels, [] if n else warnings)
-        for n, ((_, root), part) in enumerate(zip(pairs, parts, strict=True))
+        Coco(path, root, part, labels, channels, [] if n else warnings)
+        for n, ((path, root), part) in enumerate(zip(pairs, parts, strict=True))
     )
     return train, val[0] if val else None
 

@@ -70,6 +70,10 @@ class Source(ABC):
     def group(self, i: int) -> str:
         """Images of one group (a person) never stand on both sides of a split."""
 
+    def files(self, i: int) -> tuple[Path, ...]:
+        """The files that sample i is read from: image and mask; () where it is made."""
+        return ()
+
     @abstractmethod
     def load(self, i: int, size: tuple[int, int] | None = None) -> Sample:
         """Sample i at its own size, or resized to (h, w): the image by `resize_image`, the mask nearest."""
@@ -90,6 +94,9 @@ class Subset(Source):
 
     def group(self, i: int) -> str:
         return self.source.group(self.indices[i])
+
+    def files(self, i: int) -> tuple[Path, ...]:
+        return self.source.files(self.indices[i])
 
     def load(self, i: int, size: tuple[int, int] | None = None) -> Sample:
         return self.source.load(self.indices[i], size)

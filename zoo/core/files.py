@@ -1,5 +1,6 @@
-"""JSON files that people bring, read so that what is wrong with one is said in a sentence."""
+"""Files that people bring: JSON, read so that faults are said in a sentence, and hashes of contents."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -14,3 +15,16 @@ def read_json(path: Path) -> object:
         raise InputError(f"{path}: cannot be read: {e.strerror or e}") from e
     except (ValueError, RecursionError) as e:
         raise InputError(f"{path}: invalid JSON: {e}") from e
+
+
+def digest(path: Path) -> tuple[int, str]:
+    """Bytes in the file and their SHA-256; (0, "unreadable") where it cannot be read."""
+    whole, size = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                whole.update(chunk)
+                size += len(chunk)
+    except OSError:
+        return 0, "unreadable"
+    return size, whole.hexdigest()

@@ -62,6 +62,9 @@ class Folder(Source):
     def group(self, i: int) -> str:
         return self.pairs[i].name
 
+    def files(self, i: int) -> tuple[Path, ...]:
+        return self.pairs[i].image, self.pairs[i].mask
+
     def load(self, i: int, size: tuple[int, int] | None = None) -> Sample:
         pair = self.pairs[i]
         image = read_image(pair.image, self.channels)

@@ -71,6 +71,9 @@ class HandBones(Source):
     def group(self, i: int) -> str:
         return self.pairs[i].person
 
+    def files(self, i: int) -> tuple[Path, ...]:
+        return self.pairs[i].image, self.pairs[i].json
+
     def load(self, i: int, size: tuple[int, int] | None = None) -> Sample:
         image = read_image(self.pairs[i].image, self.channels)
         native_h, native_w = image.shape[:2]

@@ -26,6 +26,7 @@ from zoo.core.dataset import Source, open_run
 from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.display import Display
 from zoo.core.loader import Batch, TrainLoader, TrainSet, statistics, whole_images
+from zoo.core.manifest import Session
 from zoo.core.metrics import Scores, count
 from zoo.core.network import network
 from zoo.core.optimizer import make_optimizer, set_rate
@@ -57,8 +58,9 @@ class Progress:
 class Trainer:
     """Trains `config` in the run folder `out`; with `resume`, a checkpoint's content, goes on from there.
 
-    The folder gets config.json, metrics.jsonl (values that repeat exactly), timing.jsonl (those that do
-    not), last.pt, best.pt and samples/*.png.  Raises InputError for whatever the user can mend.
+    The folder gets config.json, manifest.json, metrics.jsonl (values that repeat exactly), timing.jsonl
+    (those that do not), last.pt, best.pt and samples/*.png.  Raises InputError for whatever the user can
+    mend.
     """
 
     def __init__(
@@ -101,6 +103,8 @@ class Trainer:
         self.steps_per_epoch = -(-len(self.loader) // config.accumulate)
         self.progress = Progress()
         self.images = 0  # trained on since the last validation
+        sources = self.train_source, self.val_source
+        self.session = Session(out, config, sources, self.device, display.warn)
         self.interrupted = self.fetching = False
         if resume:
             self.restore(resume)
@@ -113,7 +117,7 @@ class Trainer:
         open_folder(self.out, self.config)
         self.display.begin(self.config.epochs, self.steps_per_epoch, done)
         try:
-            with self.catch_signals():
+            with self.catch_signals(), self.session:
                 if not done:
                     self.save("last.pt")  # a run killed in its first epoch, or that diverges there, can go on
                 while self.progress.epoch < self.config.epochs and not self.out_of_patience():
@@ -149,6 +153,7 @@ class Trainer:
             p.loss += loss
             images = sum(len(b.names) for b in group)
             self.images += images
+            self.session.images += images
             speed = images / (time.monotonic() - began)
             self.display.step(p.epoch + 1, p.step, p.loss / p.steps_in_epoch, self.lr(p.step - 1), speed)
             if self.interrupted:
@@ -245,6 +250,7 @@ class Trainer:
             "images_per_s": round(self.images / training_s, 3),
         })
         self.images = 0
+        self.session.write()
         if best:
             self.save("best.pt")
         self.save("last.pt")
