@@ -10,6 +10,7 @@ from zoo.core import checkpoint
 from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, Plain, TrainConfig, as_typed
 from zoo.core.dataset import FETCHED, KINDS, typed
 from zoo.core.display import Display
+from zoo.core.loggers import LOGGERS
 from zoo.core.recipes import DATA_DEFAULTS, RECIPES, RESUMABLE, resolve, resume
 from zoo.core.run import choose_folder
 from zoo.core.trainer import Interrupted, Trainer
@@ -142,6 +143,8 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--seed", "every random choice follows from it", metavar="N", type=int)
     add(g, "--device", "auto, cpu, cuda or cuda:N", metavar="DEVICE")
     g = p.add_argument_group("run")
+    add(g, "--log", f"where numbers and pictures go besides the run folder: {', '.join(LOGGERS)}, or both "
+        "joined by +", metavar="WORDS")
     add(g, "--out", "new folder for the run (default: runs/ARCH-DATA, numbered)", metavar="DIR", type=Path)
     add(g, "--resume", f"go on with the run in this folder; only {', '.join(RESUMABLE)} may be given besides",
         metavar="DIR", type=Path)

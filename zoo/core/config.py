@@ -125,6 +125,7 @@ class TrainConfig:
     amp: str = "auto"
     workers: int = 1
     device: str = "auto"
+    log: str = "none"  # besides metrics.jsonl; see zoo.core.loggers
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -367,7 +367,7 @@ def as_annotated(arch: str, options: dict[str, Plain]) -> dict[str, Plain]:
 
 
 # What may differ between a run and its resumption; everything else would make it another run.
-RESUMABLE = ("epochs", "patience", "workers", "device", "download")
+RESUMABLE = ("epochs", "patience", "workers", "device", "download", "log")
 
 
 def resume(saved: TrainConfig, flags: dict, run: str) -> TrainConfig:

@@ -26,6 +26,7 @@ from zoo.core.dataset import Source, open_run
 from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.display import Display
 from zoo.core.loader import Batch, TrainLoader, TrainSet, statistics, whole_images
+from zoo.core.loggers import Loggers
 from zoo.core.manifest import Session
 from zoo.core.metrics import Scores, count
 from zoo.core.network import network
@@ -71,6 +72,7 @@ class Trainer:
         resume: checkpoint.Checkpoint | None = None,
     ):
         self.config, self.out, self.display = config, out, display
+        self.logs = Loggers(config, out, display)
         self.device = resolve_device(config.device)
         self.train_source, self.val_source = open_run(config, display.reading)
         for warning in (*self.train_source.warnings, *self.val_source.warnings):
@@ -117,7 +119,7 @@ class Trainer:
         open_folder(self.out, self.config)
         self.display.begin(self.config.epochs, self.steps_per_epoch, done)
         try:
-            with self.catch_signals(), self.session:
+            with self.catch_signals(), self.session, self.logs.after(self.progress.epoch):
                 if not done:
                     self.save("last.pt")  # a run killed in its first epoch, or that diverges there, can go on
                 while self.progress.epoch < self.config.epochs and not self.out_of_patience():
@@ -228,6 +230,7 @@ class Trainer:
             scores.add(sample.name, count(mask, sample.mask, self.labels))
             if i < SAMPLES:
                 drawn.append(pictures.panel(sample.image, sample.mask, mask, self.labels, sample.name))
+        self.logs.draw(predictor, self.val_source)
         self.fetching = False
         path = self.out / "samples" / f"epoch_{self.progress.epoch + 1:04d}.png"
         pictures.write_png(path, pictures.grid(drawn, columns=1))
@@ -249,8 +252,9 @@ class Trainer:
             "epoch": p.epoch, "training_s": round(training_s, 3), "validation_s": round(validation_s, 3),
             "images_per_s": round(self.images / training_s, 3),
         })
-        self.images = 0
+        self.logs.epoch(p.epoch, loss, self.lr(p.step - 1), self.images / training_s, scores)
         self.session.write()
+        self.images = 0
         if best:
             self.save("best.pt")
         self.save("last.pt")
