@@ -159,4 +159,5 @@ def _reason(e: Exception) -> str:
     """An exception of the library in a few words."""
     if isinstance(e, OSError) and e.filename:
         return f"{e.filename}: {e.strerror}"
-    return str(getattr(e, "reason", "") or e).split(". You can use ")[0].rstrip(".") or type(e).__name__
+    said = str(getattr(e, "reason", "") or e).split(". ")[0]  # what follows is for who calls the library
+    return said.rstrip(".") or type(e).__name__
