@@ -77,6 +77,14 @@ def test_the_figures_are_those_of_the_session(tmp_path: Path, monkeypatch: pytes
     assert 0.5 * resident < entry["peak_memory_bytes"] <= 1.05 * resident
 
 
+def test_a_gpus_memory_is_that_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: asked.append(device) or 123)
+    assert manifest.peak_gpu_memory(torch.device("cuda:1")) == 123
+    assert asked == [torch.device("cuda:1")]
+    assert manifest.peak_gpu_memory(CPU) is None
+
+
 def test_totals_are_sums_and_the_largest_peak() -> None:
     killed = {"began": "…", "ended": None}  # an entry that lacks what a later version may not write
     a = {"seconds": 4.0, "images": 8, "peak_memory_bytes": 100, "peak_gpu_memory_bytes": None}

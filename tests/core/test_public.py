@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import torchvision.datasets
 
+import infer
 from tests.core import trees
 from train import main
+from zoo.core import checkpoint
 from zoo.core.dataset import FETCHED, KINDS, Source, open_data
+from zoo.core.images import read_values
 from zoo.core.public import SETS, voc_colour
 from zoo.errors import InputError
 from zoo.weights.classes import CITYSCAPES, VOC
@@ -257,7 +260,7 @@ def test_only_what_the_library_fetches_can_be_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", SETS)
-def test_an_epoch_through_the_door(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_epoch_through_both_doors(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write(kind, tmp_path / "data")
     flags = f"--data {kind}:{tmp_path / 'data'} --opt width=2 --size 32 --epochs 1 --workers 0 --amp off"
     assert main([*flags.split(), "--out", str(tmp_path / "run")]) == 0
@@ -266,3 +269,9 @@ def test_an_epoch_through_the_door(kind: str, tmp_path: Path, capsys: pytest.Cap
     assert names[kind] in said
     place = {"voc": "JPEGImages", "pets": "oxford-iiit-pet/images", "cityscapes": "leftImg8bit/val"}[kind]
     assert place in said, "what to type next has the images"
+    best, out = tmp_path / "run" / "best.pt", tmp_path / "out"
+    images = next(path for path in (tmp_path / "data").rglob("*.*g") if place in str(path)).parent
+    assert infer.main(f"{best} --input {images} --out {out} --amp off --device cpu".split()) == 0
+    written = [read_values(path) for path in (out / "masks").rglob("*.png")]
+    assert {mask.shape for mask in written} == {trees.SIZE}
+    assert set(np.unique(written)) <= {*checkpoint.read(best).labels.index}, "the values of its own files"
