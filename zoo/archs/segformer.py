@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo import encoders
 from zoo.encoders import mit
 from zoo.encoders.mit import Linear2d
+from zoo.errors import InputError
 from zoo.layers import Output, resize
 from zoo.registry import register
 
@@ -117,6 +118,8 @@ class SegFormer(nn.Module):
         literal: bool = False,
     ) -> None:
         super().__init__()
+        if width < 1:
+            raise InputError(f"segformer: width {width} must be >= 1")
         self.num_classes, self.in_channels = num_classes, in_channels
         self.encoder = encoders.build(encoder, in_channels, pretrained=pretrained)
         self.head = AllMLP(self.encoder.channels, width, num_classes, literal)
