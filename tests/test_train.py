@@ -23,6 +23,7 @@ FLAGS = (
     "--weight-decay --decay-on --schedule --warmup --clip --patience --loss --augment --amp --workers --seed "
     "--limit-train --limit-val --device --out --resume --ema --freeze-encoder --freeze-bn --compile "
     "--grad-checkpoint --no-sync-bn --shard --cache --cache-gb --max-bad --save-every --debug-nan "
+    "--download --log "
 ).split()
 
 
@@ -89,8 +90,9 @@ def test_a_run_and_its_resumption(shapes: Path, tmp_path: Path, capsys: pytest.C
     said = capsys.readouterr().out
     for expected in ("configuration", "deep_supervision=True", "epoch 1/1", "disc", "infer.py", "best.pt"):
         assert expected in said
-    assert main(["--resume", str(out), "--epochs", "2"]) == 0
+    assert main(["--resume", str(out), "--epochs", "2", "--log", "tensorboard"]) == 0
     assert [json.loads(x)["epoch"] for x in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    assert len(list((out / "tensorboard").iterdir())) == 1, "a log may be added on the way"
     assert zoo.load(out / "best.pt").deep_supervision
 
 
@@ -175,6 +177,9 @@ def test_a_published_size_and_crop_through_the_door(shapes: Path, tmp_path: Path
         ("--epochs 0", "--epochs"),
         ("--device cuda:99", "cuda:99"),
         ("--task multilable", "multilabel"),
+        ("--log tensorbord", "nearest: tensorboard"),
+        ("--download", "fetches voc and pets, not folder"),
+        ("--data voc:/nowhere", "--download makes it"),
     ],
 )
 def test_a_mistake_is_one_line_with_what_to_do(

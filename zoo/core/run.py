@@ -31,7 +31,9 @@ def choose_folder(out: Path | None, config: TrainConfig) -> Path:
 def default_folder(config: TrainConfig) -> Path:
     """runs/ARCH-DATA."""
     kind, _, path = config.data.partition(":")
-    return Path("runs") / f"{config.arch}-{Path(path).resolve().name if path else kind}"
+    json_file = path.partition("+")[0] if kind == "coco-polygons" else ""
+    data = Path(json_file).stem if json_file else Path(path).resolve().name if path else kind
+    return Path("runs") / f"{config.arch}-{data}"
 
 
 def started_folder(out: Path | None, config: TrainConfig) -> Path | None:

@@ -26,6 +26,8 @@ from zoo.core.display import Display
 from zoo.core.ema import Average
 from zoo.core.fit import does_not_fit, largest_batch
 from zoo.core.loader import Batch, TrainLoader, TrainSet, statistics
+from zoo.core.loggers import Loggers
+from zoo.core.manifest import Session
 from zoo.core.memory import recompute
 from zoo.core.metrics import Scores
 from zoo.core.network import freeze, network, training_mode
@@ -78,8 +80,8 @@ class Clock:
 class Trainer:
     """Trains `config` in the run folder `out`; with `resume`, a checkpoint's content, goes on from there.
 
-    The folder gets config.json, metrics.jsonl (values that repeat exactly), timing.jsonl (those that do
-    not), last.pt, best.pt and samples/*.png, by the first of `ranks` alone.
+    The folder gets config.json, manifest.json, metrics.jsonl (values that repeat exactly), timing.jsonl
+    (those that do not), last.pt, best.pt and samples/*.png, by the first of `ranks` alone.
     sources: training and validation data, where they are open already.
     Raises InputError for whatever the user can mend.
     """
@@ -96,6 +98,8 @@ class Trainer:
         self.config, self.out, self.display, self.ranks = config, out, display, ranks
         if config.batch < ranks.size:
             raise InputError(f"--batch {config.batch}: fewer images than processes, which are {ranks.size}")
+        writes = out if ranks.chief else None
+        self.logs = Loggers(config, writes, display)
         self.device = resolve_device(config.device, ranks.local)
         self.train_source, self.val_source = sources or open_run(config, display.reading)
         for warning in (*self.train_source.warnings, *self.val_source.warnings):
@@ -118,6 +122,8 @@ class Trainer:
         )
         self.steps_per_epoch = -(-len(self.loader) // config.accumulate)
         self.progress, self.clock, self.stop = Progress(), Clock(), Stop(display.note)
+        used = self.train_source, self.val_source
+        self.session = Session(writes, config, used, self.device, display.warn)
         self.idle = False  # between steps, where stopping loses nothing
         if resume:
             restore(self, resume)
@@ -150,19 +156,24 @@ class Trainer:
         with Lock(self.out if self.ranks.chief else None), self.stop:
             if self.ranks.chief:
                 open_folder(self.out, self.config)
-            self.display.begin(self.config.epochs, self.steps_per_epoch, done)
-            try:
-                if not done:
-                    save(self, "last.pt")  # a run killed or diverging in its first epoch can go on
-                while self.progress.epoch < self.config.epochs and not self.out_of_patience():
-                    loss = self.train_epoch()
-                    began = time.monotonic()
-                    scores = self.evaluate()
-                    self.finish_epoch(loss, scores, time.monotonic() - began)
-            except (Interrupted, RuntimeError) as e:
-                self.give_up(e)
-            finally:
-                self.display.end()
+            with self.session, self.logs.after(self.progress.epoch):
+                self.train(done)
+
+    def train(self, done: int) -> None:
+        """What is left after `done` steps."""
+        self.display.begin(self.config.epochs, self.steps_per_epoch, done)
+        try:
+            if not done:
+                save(self, "last.pt")  # a run killed or diverging in its first epoch can go on
+            while self.progress.epoch < self.config.epochs and not self.out_of_patience():
+                loss = self.train_epoch()
+                began = time.monotonic()
+                scores = self.evaluate()
+                self.finish_epoch(loss, scores, time.monotonic() - began)
+        except (Interrupted, RuntimeError) as e:
+            self.give_up(e)
+        finally:
+            self.display.end()
 
     def train_epoch(self) -> float:
         """The rest of the current epoch; returns its mean loss."""
@@ -176,6 +187,7 @@ class Trainer:
             p.step, p.steps_in_epoch, p.batch = p.step + 1, p.steps_in_epoch + 1, p.batch + len(group)
             images = config.batch * len(group)
             images -= max(0, p.batch * config.batch - len(self.train_source))  # the last batch may be smaller
+            self.session.images += images
             speed = images / self.clock.tick(began, fetched, time.monotonic(), images)
             began = time.monotonic()
             self.display.step(p.epoch + 1, p.step, p.loss / p.steps_in_epoch, self.lr(p.step - 1), speed)
@@ -288,6 +300,8 @@ class Trainer:
                     if self.stop.asked and self.ranks.size == 1:
                         raise Interrupted
                     found.append(one)
+                if self.ranks.chief:
+                    self.logs.draw(predictor, self.val_source)
         except InputError as e:
             problem = str(e)
         self.agree(problem)
@@ -317,6 +331,8 @@ class Trainer:
                 "computing_s": round(clock.computing, 3), "validation_s": round(validation_s, 3),
                 "images_per_s": round(clock.images / seconds, 3), "processes": self.ranks.size,
             })
+            self.logs.epoch(p.epoch, loss, self.lr(p.step - 1), clock.images / seconds, scores)
+            self.session.write()
         if best:
             save(self, "best.pt")
         save(self, "last.pt")
