@@ -4,6 +4,7 @@ or a loss that blew up has already spoilt the weights."""
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_a_run_leaves_the_folder_it_promises(shapes: Path, tmp_path: Path) -> No
     t.fit()
     found = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
     assert found == [
-        "best.pt", "config.json", "last.pt", "manifest.json", "metrics.jsonl",
+        "best.pt", "config.json", "data.json", "last.pt", "manifest.json", "metrics.jsonl",
         "samples/epoch_0001.png", "samples/epoch_0002.png", "timing.jsonl",
     ]
     assert TrainConfig.from_dict(json.loads((out / "config.json").read_text())) == t.config
@@ -339,12 +340,14 @@ def test_patience_ends_a_run(shapes: Path, tmp_path: Path) -> None:
 
 
 def test_resuming_on_other_files_is_refused(shapes: Path, tmp_path: Path) -> None:
+    """One mask that somebody mended, of the same name and size, is another training set."""
     t = trainer(config(shapes, epochs=1), tmp_path / "run")
     t.fit()
-    for folder in ("images", "masks"):
-        (shapes / folder / "00.png").unlink()
+    _, mask = t.train_source.files(2)
+    shutil.copy(t.train_source.files(3)[1], mask)
     state = checkpoint.read(tmp_path / "run" / "last.pt")
-    with pytest.raises(InputError, match="not the data this run was started with"):
+    says = rf"not the data this run was started with \(training: 1 image changed: .*{mask.name}\)"
+    with pytest.raises(InputError, match=says):
         trainer(config(shapes, epochs=2), tmp_path / "run", resume=state)
 
 

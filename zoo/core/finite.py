@@ -14,9 +14,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from zoo import registry, state
-from zoo.core.checkpoint import write_bytes
 from zoo.core.config import Preprocess, TrainConfig
 from zoo.core.device import resolve_amp
+from zoo.core.files import write_bytes
 from zoo.core.losses import Criterion, default_loss, make_target, total
 from zoo.core.masks import Labels
 from zoo.core.network import training_mode

@@ -73,6 +73,8 @@ class Ranks:
         problem, result = "", None
         try:
             result = work()
+        except Agreed:  # within it all have spoken already
+            raise
         except InputError as e:
             if self.size == 1:
                 raise

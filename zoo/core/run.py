@@ -12,8 +12,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-from zoo.core.checkpoint import write_bytes
 from zoo.core.config import TrainConfig, as_typed
+from zoo.core.files import write_bytes, write_json
 from zoo.errors import InputError
 
 
@@ -94,8 +94,7 @@ def open_folder(out: Path, config: TrainConfig) -> None:
         (out / "samples").mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise InputError(f"--out {out}: cannot make it ({e.strerror}); choose another") from e
-    text = json.dumps(config.to_dict(), indent=1) + "\n"
-    write_bytes(out / "config.json", text.encode())
+    write_json(out / "config.json", config.to_dict())
 
 
 def log(path: Path, line: dict) -> None:

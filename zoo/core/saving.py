@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
-from zoo.core import checkpoint
-from zoo.core.dataset import Source
+from zoo.core import checkpoint, content
 from zoo.core.optimizer import load_optimizer
 from zoo.core.ranks import parted, whole
 from zoo.core.run import truncate_logs
-from zoo.errors import InputError
 
 if TYPE_CHECKING:
     from zoo.core.trainer import Trainer
@@ -30,7 +26,7 @@ def save(trainer: Trainer, name: str) -> None:
         "optimizer": whole(trainer.optimizer.state_dict()),
         "scaler": trainer.scaler.state_dict(),
         "rng": checkpoint.rng_state(),
-        "data": fingerprint(trainer.train_source, trainer.val_source),
+        "data": [c.identity() for c in trainer.contents],
     }
     if trainer.average.decay:  # whoever uses the file wants the average; training goes on from the weights
         training |= {"weights": weights, "averaged": trainer.average.steps}
@@ -51,11 +47,7 @@ def save(trainer: Trainer, name: str) -> None:
 def restore(trainer: Trainer, state: checkpoint.Checkpoint) -> None:
     """Take up the run where `state` was saved; the trainer's model has the file's weights already."""
     saved, last = state.training, trainer.out / "last.pt"
-    if saved["data"] != fingerprint(trainer.train_source, trainer.val_source):
-        raise InputError(
-            f"{trainer.config.data}: not the data this run was started with (other files or classes); "
-            f"put them back, or start a new run with --weights {last}"
-        )
+    content.check(saved["data"], trainer.contents, trainer.out, trainer.config.data)
     if trainer.average.decay:
         trainer.average.restore(state.model, saved["averaged"])
         with torch.no_grad():
@@ -67,9 +59,3 @@ def restore(trainer: Trainer, state: checkpoint.Checkpoint) -> None:
     checkpoint.set_rng_state(saved["rng"])
     if trainer.ranks.chief:
         truncate_logs(trainer.out, trainer.progress.epoch)
-
-
-def fingerprint(*sources: Source) -> int:
-    """A number that changes when the names of a source's samples, their order or its classes do."""
-    words = [[s.labels.task, *s.labels.names, *(s.name(i) for i in range(len(s)))] for s in sources]
-    return zlib.crc32(json.dumps(words).encode())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import registry
-from zoo.core import checkpoint, finite, losses, pictures
+from zoo.core import checkpoint, content, finite, losses, pictures
 from zoo.core.config import Preprocess, TrainConfig, rate
 from zoo.core.dataset import Source, open_run
 from zoo.core.device import resolve_amp, resolve_device
@@ -101,7 +101,9 @@ class Trainer:
         writes = out if ranks.chief else None
         self.logs = Loggers(config, writes, display)
         self.device = resolve_device(config.device, ranks.local)
-        self.train_source, self.val_source = sources or open_run(config, display.reading)
+        opened = sources or ranks.together(lambda: open_run(config, display.reading))
+        self.contents = ranks.first([content.describe(s) for s in opened] if ranks.chief else [])
+        self.train_source, self.val_source = opened
         for warning in (*self.train_source.warnings, *self.val_source.warnings):
             display.warn(warning)
         self.labels = self.train_source.labels
@@ -122,8 +124,7 @@ class Trainer:
         )
         self.steps_per_epoch = -(-len(self.loader) // config.accumulate)
         self.progress, self.clock, self.stop = Progress(), Clock(), Stop(display.note)
-        used = self.train_source, self.val_source
-        self.session = Session(writes, config, used, self.device, display.warn)
+        self.session = Session(writes, config, self.contents, self.device, display.warn)
         self.idle = False  # between steps, where stopping loses nothing
         if resume:
             restore(self, resume)
@@ -156,6 +157,7 @@ class Trainer:
         with Lock(self.out if self.ranks.chief else None), self.stop:
             if self.ranks.chief:
                 open_folder(self.out, self.config)
+                content.write(self.out, self.contents)
             with self.session, self.logs.after(self.progress.epoch):
                 self.train(done)
 
