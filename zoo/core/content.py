@@ -49,10 +49,9 @@ def describe(source: Source) -> Content:
     digests = dict(zip(paths, on_all_cores(digest, paths), strict=True))
     samples, whole = dict[str, str](), hashlib.sha256()
     for i in range(len(source)):
-        files = ((path.name, *digests[path]) for path in source.files(i))
-        line = json.dumps([source.name(i), *files]).encode()
+        line = _line(source, i, digests)
         whole.update(line)
-        samples[source.name(i)] = hashlib.sha256(line).hexdigest()[:DIGITS]
+        samples[source.name(i)] = _short(line)
     return Content(
         task=source.labels.task,
         classes=source.labels.names,
@@ -61,6 +60,20 @@ def describe(source: Source) -> Content:
         bytes=sum(size for size, _ in digests.values()),
         sha256=whole.hexdigest(),
     )
+
+
+def digest_of(source: Source, i: int) -> str:
+    """What `describe` says of sample i, by its files as they are now."""
+    return _short(_line(source, i, {path: digest(path) for path in source.files(i)}))
+
+
+def _line(source: Source, i: int, digests: dict[Path, tuple[int, str]]) -> bytes:
+    files = ((path.name, *digests[path]) for path in source.files(i))
+    return json.dumps([source.name(i), *files]).encode()
+
+
+def _short(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:DIGITS]
 
 
 def differences(saved: Content, now: Content) -> list[str]:

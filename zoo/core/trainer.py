@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from zoo import registry
 from zoo.core import checkpoint, content, finite, losses, pictures
+from zoo.core.cache import Cached, cached
 from zoo.core.config import Preprocess, TrainConfig, rate
 from zoo.core.dataset import Source, open_run
 from zoo.core.device import resolve_amp, resolve_device
@@ -118,8 +119,11 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
         self.optimizer = make_optimizer(self.model, config)
         channels, weighted = self.preprocess.channels, self.criterion.needs_weight
+        source = self.train_source
+        if config.cache:
+            source, self.val_source = cached(config, opened, self.contents)
         self.loader = TrainLoader(
-            TrainSet(self.train_source, augment, channels, weighted, config.seed),
+            TrainSet(source, augment, channels, weighted, config.seed),
             config.batch, config.workers, config.seed, ranks,
         )
         self.steps_per_epoch = -(-len(self.loader) // config.accumulate)
@@ -172,6 +176,8 @@ class Trainer:
                 began = time.monotonic()
                 scores = self.evaluate()
                 self.finish_epoch(loss, scores, time.monotonic() - began)
+            if isinstance(self.val_source, Cached):
+                self.display.note(f"cache: {self.val_source.cache}")
         except (Interrupted, RuntimeError) as e:
             self.give_up(e)
         finally:
