@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
-from tests.core.test_trainer import config, trainer
+from tests.core.test_trainer import Heard, config, trainer
 from zoo.core import checkpoint, loggers
-from zoo.core.display import Display
 from zoo.core.loggers import Loggers, Point, parse
 from zoo.core.saving import save
 from zoo.core.trainer import Interrupted, Trainer
@@ -32,17 +30,6 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-
-
-class Spoken(Display):
-    """A display that keeps its warnings."""
-
-    def __init__(self) -> None:
-        super().__init__(Console(quiet=True))
-        self.warned: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warned.append(text)
 
 
 def lines(out: Path) -> list[dict]:
@@ -177,7 +164,7 @@ def test_the_pictures_are_panels_with_the_loss_and_bars(
 def test_a_class_that_is_nowhere_has_no_point(tmp_path: Path) -> None:
     from tests.core.test_display import scores
 
-    logs = Loggers(config(tmp_path, log="none"), tmp_path, Spoken())
+    logs = Loggers(config(tmp_path, log="none"), tmp_path, Heard())
     points: list[Point] = []
     logs.running["kept"] = type("Kept", (), {"add": lambda _, p: points.append(p)})()
     logs.epoch(4, 0.5, 1e-3, 10.0, scores(("a", "b"), [5, -1]))
@@ -253,7 +240,7 @@ def test_a_log_that_fails_is_told_once_and_stops_nothing(
         raise ConnectionError("the server is gone\nand more")
 
     monkeypatch.setattr(loggers.TensorBoard, where, fail)
-    display = Spoken()
+    display = Heard()
     t = Trainer(config(shapes, log="tensorboard+wandb", epochs=3), tmp_path / "run", display)
     t.fit()
     assert display.warned == [
@@ -271,7 +258,7 @@ def test_pictures_that_cannot_be_drawn_cost_no_run(
         raise MemoryError
 
     monkeypatch.setattr("zoo.core.loggers.loss_map", fail)
-    display = Spoken()
+    display = Heard()
     Trainer(config(shapes, log="tensorboard", epochs=2), tmp_path / "run", display).fit()
     assert display.warned == ["--log tensorboard: no pictures of samples: MemoryError"]
     assert pictured(tmp_path / "run") == {"classes": [1, 2]}

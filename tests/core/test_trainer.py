@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice, product
 from operator import mul
@@ -23,7 +24,7 @@ from zoo import encoders
 from zoo.core import checkpoint, losses
 from zoo.core.config import TrainConfig
 from zoo.core.display import Display, settings_of
-from zoo.core.metrics import count
+from zoo.core.metrics import Scores, count
 from zoo.core.predictor import Predictor
 from zoo.core.run import open_folder
 from zoo.core.trainer import Interrupted, Trainer
@@ -45,6 +46,17 @@ def config(data: Path, **changes: object) -> TrainConfig:
 def trainer(c: TrainConfig, out: Path, **more: object) -> Trainer:
     """Silent."""
     return Trainer(c, out, Display(Console(quiet=True)), **more)  # type: ignore[arg-type]
+
+
+class Heard(Display):
+    """Silent, but for warnings, which it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__(Console(quiet=True))
+        self.warned: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -309,6 +321,37 @@ def test_a_file_gone_bad_while_training_is_named(shapes: Path, tmp_path: Path, w
     with pytest.raises(InputError, match=r"\.png") as e:
         t.fit()
     assert "Traceback" not in str(e.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_gone_bad_are_named_counted_and_left_out_up_to_max_bad(
+    shapes: Path, tmp_path: Path, workers: int
+) -> None:
+    """Broken behind the first epoch: one is left out in all later ones, a second stops the run."""
+    for breaks in (1, 2):
+        display = Heard()
+        c = config(shapes, workers=workers, max_bad=1, epochs=3)
+        t = Trainer(c, tmp_path / f"run{breaks}", display)
+        paths = [shapes / t.train_source.name(i) for i in range(breaks)]
+        contents = [path.read_bytes() for path in paths]
+        evaluate = t.evaluate
+
+        def breaking(t: Trainer = t, evaluate: Callable = evaluate, paths: list[Path] = paths) -> Scores:
+            for path in paths if t.progress.epoch == 0 else ():
+                path.write_bytes(b"")
+            return evaluate()
+
+        t.evaluate = breaking  # type: ignore[method-assign]
+        if breaks == 1:
+            t.fit()
+            said = [line for line in display.warned if "left out" in line]
+            assert said == [f"left out: {paths[0]}: is empty (0 bytes)"] * 2
+            assert t.session.images == 8 + 7 + 7
+        else:
+            with pytest.raises(InputError, match=r"\.png: is empty \(0 bytes\); then go on with --resume"):
+                t.fit()
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
 
 
 @pytest.mark.slow

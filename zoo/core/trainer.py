@@ -221,6 +221,7 @@ class Trainer:
                 problem = problem or wrong
             else:
                 self.display.warn(f"left out: {wrong}")
+                self.session.images -= 1
         self.agree(problem)
         self.idle = False
         return group
