@@ -6,8 +6,9 @@ from itertools import chain, count
 from pathlib import Path
 
 from zoo.core.checkpoint import write_bytes
-from zoo.core.config import TrainConfig, as_typed
+from zoo.core.config import TrainConfig
 from zoo.errors import InputError
+from zoo.options import as_typed
 
 
 def choose_folder(out: Path | None, config: TrainConfig) -> Path:
