@@ -8,11 +8,9 @@ architecture's note.
 from dataclasses import replace
 from typing import NamedTuple
 
-import torch
-from torch import nn
-
 from zoo import registry, weights
 from zoo.core.config import TrainConfig
+from zoo.core.network import on_meta
 from zoo.encoders.pretrained import source as encoder_weights
 from zoo.errors import InputError
 from zoo.options import as_annotated, keywords
@@ -302,13 +300,6 @@ def resolve(flags: dict) -> tuple[TrainConfig, dict[str, str]]:
     if size != config.size:
         origins["size"] = f"{origins.get('size', 'default')}, rounded up to what {arch} puts out"
     return replace(config, size=size), origins
-
-
-def on_meta(config: TrainConfig) -> nn.Module:
-    """The network of `config` without values, for its limits.  Raises InputError for a wrong option."""
-    options: dict = config.options
-    with torch.device("meta"):
-        return registry.build(config.arch, encoder=config.encoder, **options)
 
 
 def published(arch: str, flags: dict) -> dict[str, object]:

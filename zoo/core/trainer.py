@@ -27,7 +27,7 @@ from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.display import Display
 from zoo.core.loader import Batch, TrainLoader, TrainSet, statistics, whole_images
 from zoo.core.metrics import Scores, count
-from zoo.core.network import network
+from zoo.core.network import network, on_meta
 from zoo.core.optimizer import make_optimizer, set_rate
 from zoo.core.predictor import Predictor
 from zoo.core.run import log, open_folder, plain, truncate_logs
@@ -77,7 +77,7 @@ class Trainer:
         # what can be refused is built first, for the network may be a download
         self.criterion = losses.Criterion(config.loss or losses.default_loss(self.labels.task), self.labels)
         self.amp = resolve_amp(config.amp, self.device)
-        margin = registry.margin(registry.architecture(config.arch))
+        margin = registry.margin(on_meta(config))
         augment = Augment(config.augment, config.size, margin, tile=margin > 0)
         if resume:  # from the file alone: nothing is downloaded again
             self.model, self.build = checkpoint.model_of(resume), resume.build
