@@ -1,14 +1,11 @@
 """Encoders: image -> feature pyramid.  One paper, one file; `build` makes any of them by name."""
 
-from inspect import signature
-
 from zoo.encoders import efficientnet, hrnet, mit, regnet, resnet, xception
 from zoo.encoders.encoder import Encoder, Normalisation
 from zoo.errors import InputError, nearest
 from zoo.options import check_options
 
 __all__ = ["Encoder", "Normalisation", "build", "family", "names", "pretrained_names"]
-OWN_WORDS = ("output_stride", "dilate_first", "depth")  # arguments of `build` that every family has
 
 _FAMILIES: tuple[tuple[type[Encoder], dict], ...] = (
     (resnet.ResNet, resnet.VARIANTS),
@@ -58,7 +55,7 @@ def build(
     output_stride: 32, 16 or 8; strides beyond it become dilation, with the same weights.
     dilate_first: whether the first block of a dilated stage uses the new dilation (see `Strides`).
     depth: how many maps are wanted, finest first; stages behind the last of them are not built.  None: all.
-    options: the family's own keywords, such as MiT's `reductions`; without them the name's own values.
+    options: the family's own, see its class's `options`; only MiT has any.
 
     Raises InputError for an unknown name or option (with the nearest ones), or impossible values.
     """
@@ -67,8 +64,7 @@ def build(
     if in_channels < 1:
         raise InputError(f"in_channels of encoder {name} must be a whole number >= 1, not {in_channels!r}")
     cls, row = _ENCODERS[name]
-    known = set(signature(cls).parameters) - {"in_channels", *OWN_WORDS}
-    check_options(f"encoder {name}", cls, known, options)
+    check_options(f"encoder {name}", cls, cls.options, options)
     how: dict = {**row, **options, "output_stride": output_stride, "dilate_first": dilate_first}
     encoder: Encoder = cls(in_channels, **how, **({} if depth is None else {"depth": depth}))
     encoder.name, encoder.output_stride, encoder.dilate_first = name, output_stride, dilate_first

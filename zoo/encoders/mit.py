@@ -139,6 +139,7 @@ class MixTransformer(Encoder):
         the pixels.  Others than the paper's change the weights' shapes: the published ones do not fit.
     """
 
+    options = ("reductions",)
     dilatable = False
 
     def __init__(
