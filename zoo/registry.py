@@ -171,6 +171,16 @@ def architecture(name: str) -> type[nn.Module]:
     return _entry(name).architecture
 
 
+def paper(name: str) -> Paper:
+    """Where the architecture called `name` comes from."""
+    return _entry(name).paper
+
+
+def defaults(name: str) -> dict[str, object]:
+    """Every argument of the class behind `name` with the value that it has where none is given."""
+    return _defaults(_entry(name))
+
+
 def default_encoder(name: str) -> str | None:
     """The encoder that `name` has where none is chosen; None where it has none."""
     return cast("str | None", _defaults(_entry(name)).get("encoder"))
