@@ -238,8 +238,15 @@ VERBS = {
 }
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 2 after one line on what is wrong with the user's words or files."""
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says what a flag is where it is not given, if that is anything."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: a verb, and what it takes."""
     parser = argparse.ArgumentParser(prog="python -m zoo", description="Without a verb: every architecture.")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     for name, verb in VERBS.items():
@@ -248,10 +255,15 @@ def main(words: Sequence[str] | None = None) -> int:
                 name,
                 help=verb.summary,
                 description=verb.summary[0].upper() + verb.summary[1:] + ".",
-                formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                formatter_class=Help,
             )
         )
-    arguments = parser.parse_args(words)
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 after one line on what is wrong with the user's words or files."""
+    arguments = parser().parse_args(words)
     try:
         console = Console() if sys.stdout.isatty() else Console(width=200)  # whole lines for files and pipes
         if arguments.verb is None:
