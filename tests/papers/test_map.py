@@ -42,7 +42,7 @@ def test_sizes_of_architectures() -> None:
     rows = table(MAP, "name", "parameters", "MACs", "smallest output", "pixels lost a side")
     assert [row["name"] for row in rows] == [f"`{name}`" for name in zoo.names()]
     for name, row in zip(zoo.names(), rows, strict=True):
-        about = ABOUT[name]
+        about = zoo.describe(name)
         assert (number(row["parameters"]), number(row["MACs"])) == (about.parameters, about.macs)
         with torch.device("meta"):
             model = zoo.build(name)

@@ -7,16 +7,15 @@ import shlex
 from xml.etree import ElementTree
 
 import pytest
-import torch
 
 import zoo
 from zoo import encoders
 from zoo.__main__ import main, parser
 from zoo.core.losses import TERMS, parse
 from zoo.core.recipes import resolve
-from zoo.profile import profile
 
-from .reader import ARCHITECTURES, ENCODERS, PAPERS, ROOT, SECTIONS, Note, links, load_script, number, symbols
+from . import tables
+from .reader import ARCHITECTURES, ENCODERS, PAPERS, ROOT, SECTIONS, Note, links, load_script, symbols
 
 STATUS = {"kept", "changed", "unspecified", "left out"}
 
@@ -41,23 +40,7 @@ def test_links_resolve(note: Note) -> None:
 
 
 def test_stage_table(note: Note) -> None:
-    """Every row by hooks on the network that the section names; the rows cover it whole."""
-    named = re.search(r"`(zoo\.(?:encoders\.)?build\([^`]*\))`, input (?:\d+×)?(\d+)×\2\b", note.section(3))
-    assert named, "section 3 says `zoo.build(…)`, input S×S"
-    with torch.device("meta"):
-        model = eval(named[1], {"zoo": zoo})
-        stages = profile(model, int(named[2]))
-    rows = note.table(3, "stage", "module", "output C×H×W", "parameters", "MACs")
-    for row in rows:
-        stage = stages[row["module"].strip("`")]
-        assert row["output C×H×W"] == "×".join(map(str, stage.shape)), row["stage"]
-        assert number(row["parameters"]) == stage.parameters, row["stage"]
-        assert number(row["MACs"]) == stage.macs, row["stage"]
-    *parts, whole = rows
-    assert whole["stage"].startswith("whole ")
-    assert whole["module"] == ""
-    for column in ("parameters", "MACs"):
-        assert sum(number(row[column]) for row in parts) == number(whole[column])
+    tables.check_stages(note)
 
 
 def test_equations_name_code(note: Note) -> None:
