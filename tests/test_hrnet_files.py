@@ -94,7 +94,9 @@ def test_hrnet_of_timm(classifier: nn.Module, path: Path, said: list[str]) -> No
         weights.load(encoders.build("hrnet_w32"), path)
 
 
-def test_hrnet_without_the_maps_that_deeplab_leaves_out(classifier: nn.Module, path: Path) -> None:
+def test_hrnet_without_the_maps_that_deeplab_leaves_out(
+    classifier: nn.Module, path: Path, tmp_path: Path
+) -> None:
     """DeepLabV3+ takes the finest and the coarsest; the whole file still loads, and nothing else does."""
     save(path, classifier)
     model = zoo.build("deeplabv3plus", 4, **OCR, output_stride=32)
@@ -106,8 +108,13 @@ def test_hrnet_without_the_maps_that_deeplab_leaves_out(classifier: nn.Module, p
     assert 0 < len(there) - len(own) < 100
     assert all(torch.equal(t, there[key]) for key, t in own.items())
     other = zoo.build("deeplabv3plus", 4, encoder="hrnet_w32", output_stride=32)
-    with pytest.raises(InputError, match=r"has encoder hrnet_w18, the model hrnet_w32: build it with enc"):
-        weights.load(other, path)
+    own = tmp_path / "own.pth"
+    save(own, model)
+    for file in (path, own):
+        with pytest.raises(InputError, match=r"has encoder hrnet_w18, the model hrnet_w32: build it with"):
+            weights.load(other, file)
+    loaded = weights.load(zoo.build("deeplabv3plus", 4, **OCR, output_stride=32), own, say=quiet)
+    assert "(hrnet_w18)" in loaded.line
 
 
 def test_a_shallow_hrnet(classifier: nn.Module, path: Path) -> None:

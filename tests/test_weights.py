@@ -632,6 +632,84 @@ def test_build_by_a_published_name(
         zoo.build("fcn", encoder="resnet18", pretrained="fcn_resnet50_coco")
 
 
+def test_a_published_name_is_no_file(path: Path) -> None:
+    with pytest.raises(InputError, match=r"segformer_b0_ade20k: a name, not a file: zoo\.build\(…, pretrai"):
+        weights.load(bare("segformer_b0"), "segformer_b0_ade20k")
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ({1: torch.zeros(1)}, r"its entry 1 has a name that is no word"),
+        ({"a": torch.zeros(1), 2: torch.zeros(1)}, r"its entry 2 has a name that is no word"),
+        ({"a": torch.zeros(1, dtype=torch.complex64)}, r"its entry 'a' is a complex tensor"),
+        ({"a": torch.zeros(2, 2).to_sparse()}, r"its entry 'a' is a sparse tensor"),
+    ],
+)
+def test_what_no_state_dict_holds(path: Path, entries: dict, says: str) -> None:
+    save(path, entries)
+    with pytest.raises(InputError, match=says):
+        weights.load(bare("unet", width=2), path)
+
+
+# The data sets' own lists: how many, and what stands at some places.
+CLASSES_OF = {
+    "ade20k": (150, {0: "wall", 1: "building", 12: "person", 76: "boat", 126: "animal", 149: "flag"}),
+    "cityscapes": (19, {0: "road", 1: "sidewalk", 6: "traffic light", 12: "rider", 13: "car", 18: "bicycle"}),
+    "pascal_context": (59, {0: "aeroplane", 1: "bag", 15: "ceiling", 36: "person", 46: "sky", 58: "wood"}),
+    "lip": (20, {0: "background", 5: "upper clothes", 6: "dress", 14: "left arm", 19: "right shoe"}),
+    "coco_stuff": (171, {0: "person", 79: "toothbrush", 80: "banner", 100: "door-stuff", 170: "wood"}),
+    "coco": (21, {0: "background", 1: "aeroplane", 15: "person", 20: "tvmonitor"}),
+}  # fmt: skip
+HRNETS = "https://github.com/hsfzxjy/models.storage/releases/download/HRNet-OCR/"
+HRNET_FILES = {  # name: file, and whether an option aligns corners (with OCR loading the file does it)
+    "hrnet_ocr_w48_cityscapes": ("hrnet_ocr_cs_8162_torch11.pth", None),
+    "hrnet_ocr_w48_cityscapes_trainval": ("hrnet_ocr_cs_trainval_8227_torch11.pth", None),
+    "hrnet_ocr_w48_pascal_context": ("hrnet_ocr_pascal_ctx_5618_torch11.pth", None),
+    "hrnet_ocr_w48_lip": ("hrnet_ocr_lip_5648_torch04.pth", None),
+    "hrnet_ocr_w48_ade20k": ("hrnet_ocr_ade20k_4451_torch04.pth", None),
+    "hrnet_ocr_w48_coco_stuff": ("hrnet_ocr_cocostuff_3965_torch04.pth", None),
+    "hrnet_w48_cityscapes": ("hrnet_cs_8090_torch11.pth", False),
+    "hrnet_w48_pascal_context": ("hrnet_pascal_ctx_5410_torch11.pth", False),
+    "hrnet_w48_lip": ("hrnet_lip_5583_torch04.pth", False),
+    "hrnet_w48_ade20k": ("hrnet_ade20k_4312_torch04.pth", True),
+    "hrnet_w48_coco_stuff": ("hrnet_cocostuff_3617_torch04.pth", True),
+}
+
+
+@pytest.mark.parametrize("name", list(weights.known()))
+def test_each_name_has_the_classes_of_its_data_set(name: str) -> None:
+    row = weights.known()[name]
+    data = re.search("|".join(sorted(CLASSES_OF, key=len, reverse=True)), name)[0]
+    count, places = CLASSES_OF[data]
+    assert (len(row.classes), row.build["num_classes"]) == (count, count)
+    assert {i: row.classes[i] for i in places} == places
+
+
+def test_the_files_of_the_hrnet_authors() -> None:
+    """Their names, and how each was trained to enlarge, which no key of the plain ones tells."""
+    rows = {name: row for name, row in weights.known().items() if row.architecture == "hrnet_ocr"}
+    assert {name: row.url for name, row in rows.items()} == {
+        name: HRNETS + file for name, (file, _) in HRNET_FILES.items()
+    }
+    for name, row in rows.items():
+        aligned = HRNET_FILES[name][1]
+        assert row.build["encoder"] == "hrnet_w48"
+        assert row.build.get("ocr", True) == (aligned is None)
+        assert row.build.get("align_corners", False) == bool(aligned)
+
+
+def test_the_files_of_timms_hrnets() -> None:
+    """timm no longer names them: their names as its releases had them, which begin with the hash."""
+    files = {name: SOURCES[name].url.rpartition("/")[2] for name in SOURCES if name.startswith("hrnet")}
+    assert files == {
+        "hrnet_w18": "hrnetv2_w18-8cb57bb9.pth",
+        "hrnet_w32": "hrnetv2_w32-90d8c5fb.pth",
+        "hrnet_w48": "hrnetv2_w48-abd2e6ab.pth",
+    }
+    assert all(f"-{SOURCES[name].sha256}." in file for name, file in files.items())
+
+
 @pytest.mark.parametrize("name", list(weights.known()))
 def test_each_name_builds_a_network_of_its_classes(name: str) -> None:
     row = weights.known()[name]

@@ -71,8 +71,8 @@ def profile(model: nn.Module, size: int | tuple[int, int]) -> dict[str, Stage]:
         shapes[module] = tuple(last.shape[1:])
 
     training = model.training
-    hooks = [hook for module in model.modules() for hook in (
-        module.register_forward_pre_hook(before), module.register_forward_hook(after))]
+    hooks = [module.register_forward_pre_hook(before) for module in model.modules()]
+    hooks += [module.register_forward_hook(after) for module in model.modules()]
     try:
         with counter:
             _run_on_meta(model.eval(), (size, size) if isinstance(size, int) else size)

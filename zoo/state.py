@@ -58,10 +58,15 @@ def _read_safetensors(path: Path) -> dict:
 
 def tensors(payload: dict, path: str | Path) -> dict[str, Tensor]:
     """`payload`, if it is a state dict: names and tensors, at least one."""
-    strange = [str(key) for key, value in payload.items() if not isinstance(value, Tensor)]
-    if strange or not payload:
-        found = f"its entry {strange[0]!r} is no tensor" if strange else "it is empty"
-        raise InputError(f"{path}: not a state dict: {found}")
+    if not payload:
+        raise InputError(f"{path}: not a state dict: it is empty")
+    for key, value in payload.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            what = "is no tensor" if isinstance(key, str) else "has a name that is no word"
+            raise InputError(f"{path}: not a state dict: its entry {key!r} {what}")
+        if value.layout is not torch.strided or value.is_complex():
+            kind = "complex" if value.is_complex() else "sparse"
+            raise InputError(f"{path}: its entry {key!r} is a {kind} tensor; a network has dense real ones")
     return dict(payload)
 
 

@@ -209,6 +209,25 @@ def test_one_class_in_one_image_trains(shallow: Callable[..., HRNetOCR]) -> None
     assert not torch.equal(before["1.running_mean"], model.context.psi[1].running_mean)
 
 
+def test_one_class_in_one_image_predicts_what_it_trained(shallow: Callable[..., HRNetOCR]) -> None:
+    """Its context is one vector, the same at all pixels, and has no variance either."""
+    model = shallow(1, 1).train()
+    x = torch.zeros(1, 1, 64, 64)
+    x[..., 20:44, 12:40] = 1.0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(100):
+        output = model(x + 0.1 * torch.randn_like(x))
+        loss = sum(nn.functional.binary_cross_entropy_with_logits(y, x) for y in (output.logits, *output.aux))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    rho = model.context.rho[1]
+    assert torch.equal(rho.running_var, torch.ones_like(rho.running_var))
+    with torch.no_grad():
+        found, truth = model.eval()(x) > 0, x > 0
+    assert (found & truth).sum() / (found | truth).sum() > 0.8
+
+
 def test_the_smallest_size(shallow: Callable[..., HRNetOCR]) -> None:
     model = shallow().train()
     model(torch.randn(1, 3, model.min_size, model.min_size))
@@ -304,6 +323,23 @@ def test_both_orders_give_the_same_logits(
     assert (model(x) - expected).abs().max() <= 1e-5 * span
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("classes", [1, 2])
+def test_both_orders_are_as_near_to_the_truth(classes: int, shallow: Callable[..., HRNetOCR]) -> None:
+    """With few regions single precision is worth less, in whichever order: both are held to float64."""
+    model = settled(shallow(classes), torch.randn(4, 3, 64, 64))
+    literal = shallow(classes, literal=True).eval()
+    literal.load_state_dict(model.state_dict(), strict=True)
+    x = torch.randn(2, 3, 45, 70)
+    ours, theirs = model(x), literal(x)
+    truth, same = model.double()(x.double()), literal.double()(x.double())
+    span = truth.max() - truth.min()
+    assert (truth - same).abs().max() <= 1e-11 * span
+    errors = [((y - truth).abs().max() / span).item() for y in (ours, theirs)]
+    assert max(errors) < 1e-4
+    assert max(errors) < 5 * min(errors) + 1e-6
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_both_orders_train_alike(align_corners: bool, narrow: Callable[..., HRNetOCR]) -> None:
     """Outputs, gradients and the statistics that BatchNorm has seen, on whatever batch."""
@@ -397,10 +433,12 @@ def test_attention_is_a_mean_over_regions() -> None:
 @pytest.mark.parametrize(("dtype", "precision"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
 def test_shares_of_many_places_survive_half_precision(dtype: torch.dtype, precision: float) -> None:
     """Of 166,912 equal shares each is 6e-6: float16 has steps of 6e-8 there and would be wrong by 0.5 %."""
-    regions, x = torch.zeros(1, 2, 1024, 163, dtype=dtype), torch.rand(1, 3, 1024, 163).to(dtype)
-    found = gather(regions, x)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found[0, :, 0, 0].float(), x[0].float().mean((1, 2)), rtol=precision, atol=0)
+    for size in (1, 900):  # of values; at 64 times a thousand float16 ends
+        regions, x = torch.zeros(1, 2, 1024, 163, dtype=dtype), (size * torch.rand(1, 3, 1024, 163)).to(dtype)
+        found = gather(regions, x)
+        assert found.dtype == dtype
+        mean = x[0].float().mean((1, 2))
+        torch.testing.assert_close(found[0, :, 0, 0].float(), mean, rtol=precision, atol=0)
 
 
 @torch.no_grad()

@@ -392,6 +392,12 @@ def test_mit_under_other_decoders(arch: str, options: dict) -> None:
         assert model.train()(x).logits.shape == model.eval()(x).shape == (2, 2, *size)
 
 
+@pytest.mark.parametrize("width", [0, -3])
+def test_a_head_without_channels_is_refused(width: int) -> None:
+    with pytest.raises(InputError, match=f"segformer: width {width} must be >= 1"):
+        meta("segformer_b0", width=width)
+
+
 def test_deeplabv3plus_says_that_mit_cannot_be_dilated() -> None:
     with pytest.raises(InputError, match=r"output stride 16 is not possible with MiT, .*; choose 32"):
         zoo.build("deeplabv3plus", encoder="mit_b0")

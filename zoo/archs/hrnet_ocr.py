@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from zoo import encoders
 from zoo.encoders import hrnet
 from zoo.errors import InputError
-from zoo.layers import Output, PooledBatchNorm, conv_bn_relu, resize
+from zoo.layers import Output, PooledBatchNorm, conv_bn_relu, fixed_norm, resize
 from zoo.registry import register
 
 MIDDLE, KEY = 512, 256  # channels of pixels and regions, and of what is compared; Sec. 3.3
@@ -107,8 +107,9 @@ def gather(regions: Tensor, x: Tensor) -> Tensor:
     (N, K, h, w), (N, C, h, w) -> (N, C, K, 1).  The softmax runs over places, not classes: these may overlap.
     """
     m = regions.flatten(2).softmax(-1, dtype=torch.promote_types(regions.dtype, torch.float32))  # (N, K, P)
-    # Of 100,000 pixels each has an m of 1e-5, where float16 has two digits left; 256 times that is safe.
-    f = (256 * m).to(x.dtype) @ x.flatten(2).mT / 256                   # (N, K, C)
+    # Of 100,000 pixels each has an m of 1e-5, where float16 has two digits left.  64 times that has all of
+    # them up to a million pixels, and 64 times a mean fits as long as that is below 1000.
+    f = (64 * m).to(x.dtype) @ x.flatten(2).mT / 64                     # (N, K, C)
     return f.mT.unsqueeze(-1)
 
 
@@ -131,7 +132,10 @@ class ObjectContext(nn.Module):
         """Pixels (N, 512, h, w) and regions (N, 512, K, 1) -> context (N, 512, h, w)."""
         q, k, v = self.phi(x), self.psi(f), self.delta(f)               # (N, 256, …)
         conv, norm, relu = self.rho
+        assert isinstance(norm, nn.BatchNorm2d)
         y = conv(attend(q, k, v)) if self.literal else attend(q, k, conv(v))
+        if self.training and f.shape[0] * f.shape[2] == 1:  # one region of one image: the same at all pixels
+            return relu(fixed_norm(norm, y))
         return relu(norm(y))
 
 

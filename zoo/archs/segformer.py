@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo import encoders
 from zoo.encoders import mit
 from zoo.encoders.mit import Linear2d
+from zoo.errors import InputError
 from zoo.layers import Output, resize
 from zoo.registry import register
 
@@ -120,6 +121,8 @@ class SegFormer(nn.Module):
         reductions: tuple[int, ...] = mit.REDUCTIONS,
     ) -> None:
         super().__init__()
+        if width < 1:
+            raise InputError(f"segformer: width {width} must be >= 1")
         self.num_classes, self.in_channels = num_classes, in_channels
         self.encoder = encoders.build(encoder, in_channels, pretrained=pretrained, reductions=reductions)
         self.min_size = 1 + max((r - 1) * s for r, s in zip(reductions, self.encoder.strides, strict=True))

@@ -37,7 +37,6 @@ DATA_DEFAULTS: dict[str, dict[str, object]] = {
 _ENCODER_DEFAULT = "ours: of 3e-4, 1e-3 and 3e-3 for all six the best on CamVid, or within 0.012 of the best"
 
 
-
 def _segformer(size: tuple[int, int]) -> Recipe:
     """The authors' training on ADE20K."""
     return Recipe(

@@ -111,6 +111,10 @@ def _name_of(model: nn.Module) -> str:
 
 def _open(path: Path, network: str, model: nn.Module) -> _File:
     """Read and recognise the file.  Raises InputError if it is for no network like this."""
+    if not path.exists() and str(path) in known():
+        raise InputError(
+            f"{path}: a name, not a file: zoo.build(…, pretrained={str(path)!r}) or zoo.weights.fetch of it"
+        )
     if not path.exists() and path.name == str(path) and not path.suffix:  # rather a name than a file
         raise InputError(f"{path}: no such file, and no published weights; {nearest(path.name, known())}")
     payload = state.read(path)
@@ -272,7 +276,10 @@ def _encoder_prefix(model: nn.Module) -> str:
 
 
 def _encoder_in(weights: Weights, model: nn.Module) -> str:
-    """The name of the encoder in `weights`, told by its keys and shapes; "" if it is none of ours."""
+    """The name of the encoder in `weights`, told by its keys and shapes; "" if it is none of ours.
+
+    One that lacks a few parts, as behind `Encoder.keep`, is known by the rest.
+    """
     prefix = _encoder_prefix(model)
     part = {key.removeprefix(prefix): t for key, t in weights.items() if key.startswith(prefix)}
     if not part:
@@ -280,7 +287,13 @@ def _encoder_in(weights: Weights, model: nn.Module) -> str:
     rows, family = _rows(part), type(_encoder_of(model))
     # To build all of them takes seconds: those of the model's own family go first.
     names = sorted(encoders.names(), key=lambda name: encoders.family(name) is not family)
-    return next((name for name in names if _rows_of(name) == rows), "")
+    exact = next((name for name in names if _rows_of(name) == rows), "")
+    return exact or next((name for name in names if _mostly(rows, _rows_of(name))), "")
+
+
+def _mostly(rows: dict[str, torch.Size], whole: dict[str, torch.Size]) -> bool:
+    """Whether `rows` are nine tenths or more of `whole`, and nothing else."""
+    return len(rows) >= 0.9 * len(whole) and rows.items() <= whole.items()
 
 
 def _fit_encoder(model: nn.Module, name: str, weights: Weights, where: str) -> Weights:
