@@ -48,6 +48,9 @@ def test_options_are_typed_as_they_are_read() -> None:
 def test_size_is_one_side_or_height_and_width() -> None:
     assert size("64") == (64, 64)
     assert size("64x96") == (64, 96)
+    for text in ("64x", "x64", "64x96x3", ""):
+        with pytest.raises(ValueError, match="invalid literal"):
+            size(text)
 
 
 def test_one_number_stands_for_several_only_where_several_are_wanted() -> None:

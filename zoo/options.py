@@ -40,8 +40,8 @@ def as_typed(options: Mapping[str, Plain]) -> str:
 
 def size(text: str) -> tuple[int, int]:
     """`256` or `256x384` (height x width)."""
-    h, _, w = text.partition("x")
-    return int(h), int(w or h)
+    h, x, w = text.partition("x")
+    return int(h), int(w if x else h)
 
 
 def keywords(cls: type) -> dict[str, object]:
