@@ -73,7 +73,7 @@ def test_parts_that_are_not_called_are_explained_where_there_are_any(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with_aux, without = (printed(capsys, f"show fcn:encoder=resnet18:aux={aux}") for aux in ("true", "false"))
-    assert "not called: a head of training" in " ".join(with_aux.split())
+    assert '"not called": a head of training' in " ".join(with_aux.split())
     assert "not called" not in without
 
 

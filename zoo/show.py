@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from torch import nn
+from torch import Tensor, nn
 
 import zoo
 from zoo import encoders, registry
@@ -22,7 +22,7 @@ from zoo.stages import Row, stages
 
 SIZES = {"architecture": 512, "encoder": 224}  # that are shown where none is asked for
 COUNTED = "MACs: multiply-adds of convolutions, linear layers and attention, for one image in eval mode."
-NOT_CALLED = " not called: a head of training alone, or weights that the module around them uses by itself."
+NOT_CALLED = ' "not called": a head of training alone, or weights that the module around them uses by itself.'
 SHARED = ("output_stride", "dilate_first", "depth")  # keywords of encoders.build beside a family's own
 
 
@@ -100,16 +100,19 @@ def show(what: Asked, size: tuple[int, int] | None = None) -> Shown:
     """
     kind = "architecture" if what.name in registry.names() else "encoder"
     height, width = size = size or (SIZES[kind],) * 2
+    found: list[Tensor | tuple[Tensor, ...]] = []
     try:
         with torch.device("meta"):
-            model = build(what)
+            model = build(what).eval()
+            hook = model.register_forward_hook(lambda module, inputs, output: found.append(output))
             if kind == "architecture":
                 height, width = (side + 2 * registry.margin(model) for side in legal(model, size))
             channels = cast(int, model.in_channels)
             profiled = profile(model, (height, width))
-            out = model.eval()(torch.empty(1, channels, height, width))
+            hook.remove()
     except RuntimeError as e:  # torch's, about a map that has no pixel left or more than memory can count
         raise InputError(f"{what.name} cannot take an input of {height}x{width}: {e}".splitlines()[0]) from e
+    (out,) = found
     outputs = tuple(tuple(y.shape[1:]) for y in (out if isinstance(out, tuple) else (out,)))
     return Shown(what, model, size, (channels, height, width), outputs, profiled)
 
