@@ -126,7 +126,7 @@ KINDS: dict[tuple[str, ...], Checked | str] = {
     ("switch", "command", "expect"): WORDS,  # and test_commands_work
     ("trap", "effect", "check"): WORDS,
     # of the map, papers/README.md: test_map.py
-    ("year", "note", "builds as", "code", "tests"): ELSEWHERE,
+    ("year", "note", "what was new", "builds as", "code", "tests"): ELSEWHERE,
     # DeepLabV3+
     ("encoder", "options", "classes", "parameters", "MACs at 513×513", "the paper"): Checked(
         ("encoder", "options", "classes"),
