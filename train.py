@@ -8,7 +8,9 @@ from pathlib import Path
 from zoo import names
 from zoo.core import checkpoint
 from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, TrainConfig
+from zoo.core.dataset import FETCHED, KINDS, typed
 from zoo.core.display import Display
+from zoo.core.loggers import LOGGERS
 from zoo.core.recipes import DATA_DEFAULTS, RECIPES, RESUMABLE, resolve, resume
 from zoo.core.run import choose_folder
 from zoo.core.trainer import Interrupted, Trainer
@@ -79,7 +81,10 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--reset-head", "start with a fresh classifier where those weights are of other classes",
         action="store_true")
     g = p.add_argument_group("data")
-    add(g, "--data", "phantom, folder:PATH or handbone:PATH", metavar="SOURCE")
+    *some, last = map(typed, KINDS)
+    add(g, "--data", f"{', '.join(some)} or {last}", metavar="SOURCE")
+    add(g, "--download", f"fetch the set to PATH if it is not there: {', '.join(FETCHED)}",
+        action="store_true")
     add(g, "--task", "multilabel, multiclass or binary; read from the data where it can be", metavar="TASK")
     add(g, "--ignore", "mask value to leave out; may be repeated", metavar="VALUE", type=int, action="append")
     add(g, "--val-fraction", "share of data without a split that validates", metavar="SHARE", type=float)
@@ -112,6 +117,8 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--seed", "every random choice follows from it", metavar="N", type=int)
     add(g, "--device", "auto, cpu, cuda or cuda:N", metavar="DEVICE")
     g = p.add_argument_group("run")
+    add(g, "--log", f"where numbers and pictures go besides the run folder: {', '.join(LOGGERS)}, or both "
+        "joined by +", metavar="WORDS")
     add(g, "--out", "new folder for the run (default: runs/ARCH-DATA, numbered)", metavar="DIR", type=Path)
     add(g, "--resume", f"go on with the run in this folder; only {', '.join(RESUMABLE)} may be given besides",
         metavar="DIR", type=Path)

@@ -22,6 +22,7 @@ FLAGS = (
     "--task --ignore --size --epochs --batch --accumulate --lr --head-lr --optimizer --momentum "
     "--weight-decay --decay-on --schedule --warmup --clip --patience --loss --augment --amp --workers --seed "
     "--limit-train --limit-val --device --out --resume "
+    "--download --log "
 ).split()
 
 
@@ -88,8 +89,9 @@ def test_a_run_and_its_resumption(shapes: Path, tmp_path: Path, capsys: pytest.C
     said = capsys.readouterr().out
     for expected in ("configuration", "deep_supervision=True", "epoch 1/1", "disc", "infer.py", "best.pt"):
         assert expected in said
-    assert main(["--resume", str(out), "--epochs", "2"]) == 0
+    assert main(["--resume", str(out), "--epochs", "2", "--log", "tensorboard"]) == 0
     assert [json.loads(x)["epoch"] for x in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    assert len(list((out / "tensorboard").iterdir())) == 1, "a log may be added on the way"
     assert zoo.load(out / "best.pt").deep_supervision
 
 
@@ -186,6 +188,9 @@ def test_a_padded_unet_sees_whole_images(shapes: Path, tmp_path: Path, capsys: p
         ("--epochs 0", "--epochs"),
         ("--device cuda:99", "cuda:99"),
         ("--task multilable", "multilabel"),
+        ("--log tensorbord", "nearest: tensorboard"),
+        ("--download", "fetches voc and pets, not folder"),
+        ("--data voc:/nowhere", "--download makes it"),
     ],
 )
 def test_a_mistake_is_one_line_with_what_to_do(

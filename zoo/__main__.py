@@ -228,12 +228,28 @@ def _phantom(arguments: argparse.Namespace, console: Console) -> None:
     console.print(done, markup=False, highlight=False, soft_wrap=True)
 
 
+def _plot_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), metavar="FILE", help=".png or .html")
+
+
+def _plot(arguments: argparse.Namespace, console: Console) -> None:
+    from zoo.core.plot import plot
+
+    problems = plot(arguments.runs, arguments.out)
+    count = f"{len(arguments.runs) - len(problems)} of {len(arguments.runs)}"
+    console.print(f"{arguments.out}: {count} runs", markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        raise InputError("\n".join(problems))
+
+
 VERBS = {
     "encoders": Verb("list the encoders with channels, size and weights", _encoders_arguments, _encoders),
     "weights": Verb("list the published weights of whole networks", _no_arguments, _weights),
     "show": Verb("print a network's stages with shapes and costs", _show_arguments, _show),
     "diff": Verb("print two networks side by side, and what differs", _diff_arguments, _diff),
     "trace": Verb("write what each stage makes of an image, as pictures", _trace_arguments, _trace),
+    "plot": Verb("draw the curves of runs beside each other", _plot_arguments, _plot),
     "phantom": Verb("write drawn hand radiographs in the hand-bone layout", _phantom_arguments, _phantom),
 }
 

@@ -6,8 +6,14 @@ import pytest
 
 from zoo import registry
 from zoo.core.config import TrainConfig
-from zoo.core.recipes import RECIPES, resolve, resume
+from zoo.core.dataset import KINDS
+from zoo.core.recipes import DATA_DEFAULTS, RECIPES, resolve, resume
 from zoo.errors import InputError
+
+
+def test_every_kind_of_data_brings_a_size() -> None:
+    assert DATA_DEFAULTS.keys() == KINDS.keys()
+    assert resolve({"data": "cityscapes:x"})[0].size == (512, 1024)
 
 
 @pytest.mark.parametrize("key", sorted(RECIPES))

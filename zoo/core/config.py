@@ -94,6 +94,7 @@ class TrainConfig:
     options: dict[str, Plain] = field(default_factory=dict)  # the architecture's own keywords
     # data
     data: str = "phantom"
+    download: bool = False  # fetch a public set that is not there
     task: str | None = None
     ignore: tuple[int, ...] = ()
     val_fraction: float = 0.2
@@ -122,6 +123,7 @@ class TrainConfig:
     amp: str = "auto"
     workers: int = 1
     device: str = "auto"
+    log: str = "none"  # besides metrics.jsonl; see zoo.core.loggers
     seed: int = 0
 
     def __post_init__(self) -> None:

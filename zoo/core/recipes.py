@@ -29,6 +29,10 @@ DATA_DEFAULTS: dict[str, dict[str, object]] = {
     "phantom": {"size": (128, 128), "epochs": 4, "batch": 4, "augment": "flip"},  # ten minutes on two cores
     "handbone": {"size": (512, 512)},
     "folder": {"size": (256, 256)},
+    "voc": {"size": (512, 512)},  # its longer side is 500
+    "pets": {"size": (256, 256)},
+    "cityscapes": {"size": (512, 1024)},  # half of its own
+    "coco-polygons": {"size": (512, 512)},  # its longer side is 640
 }
 
 # CamVid at 60x80, encoders from random weights (resnet18; hrnet_w18), batch 8, 4 epochs; mIoU at 3e-4, 1e-3
@@ -338,7 +342,7 @@ def check_encoder(config: TrainConfig) -> None:
 
 
 # What may differ between a run and its resumption; everything else would make it another run.
-RESUMABLE = ("epochs", "patience", "workers", "device")
+RESUMABLE = ("epochs", "patience", "workers", "device", "download", "log")
 
 
 def resume(saved: TrainConfig, flags: dict, run: str) -> TrainConfig:
