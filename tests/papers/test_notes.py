@@ -29,6 +29,10 @@ def test_every_note_has_the_ten_sections(note: Note) -> None:
     assert note.headings == SECTIONS
 
 
+def test_nothing_is_left_to_fill_in(note: Note) -> None:
+    assert not re.findall(r"\b(PENDING|MEASURED|TODO|TBD|FIXME)\b", note.text)
+
+
 def test_links_resolve(note: Note) -> None:
     for words, target in links(note.text):
         if target.startswith("https://"):
