@@ -10,7 +10,7 @@ from rich.console import Console
 
 from zoo import names
 from zoo.core import checkpoint
-from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, Plain, TrainConfig, as_typed
+from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, TrainConfig
 from zoo.core.dataset import FETCHED, KINDS, typed
 from zoo.core.device import resolve_device
 from zoo.core.display import Display, settings_of
@@ -23,6 +23,7 @@ from zoo.core.run import choose_folder, started_folder
 from zoo.core.trainer import Interrupted, Trainer
 from zoo.core.transforms import WORDS
 from zoo.errors import InputError
+from zoo.options import as_typed, option, size
 
 DEFAULTS = {f.name: getattr(TrainConfig(), f.name) for f in fields(TrainConfig)}
 
@@ -46,12 +47,6 @@ def overrides(name: str, default: object) -> str:
     return "".join(f"; {', '.join(names)}: {value}" for value, names in whose.items())
 
 
-def size(text: str) -> tuple[int, int]:
-    """`256` or `256x384` (height x width)."""
-    h, _, w = text.partition("x")
-    return int(h), int(w or h)
-
-
 def fold(text: str) -> tuple[int, int]:
     """`0/5`."""
     i, n = text.split("/")
@@ -61,27 +56,6 @@ def fold(text: str) -> tuple[int, int]:
 def batch(text: str) -> int | str:
     """`8`, or `auto`."""
     return text if text == "auto" else int(text)
-
-
-def option(text: str) -> tuple[str, Plain]:
-    """`width=16` or `bins=1,2,3,6`: a value as `plain` reads it, or several of them."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r}: write key=value")
-    return key, tuple(plain(v) for v in value.split(",") if v) if "," in value else plain(value)
-
-
-def plain(text: str) -> Plain:
-    """A number, true, false or none where the text reads as one."""
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            pass
-    return text
 
 
 def start(text: str) -> bool | str:

@@ -147,6 +147,18 @@ def test_a_published_size_and_crop_through_the_door(shapes: Path, tmp_path: Path
     assert rates == {1.0: pytest.approx(0.01), 10.0: pytest.approx(0.1)}
 
 
+def test_a_padded_unet_sees_whole_images(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """It has no margin, so nothing is cut into tiles, and its masks have the image's size."""
+    out = tmp_path / "run"
+    flags = f"--arch unet --opt padded=true --opt width=2 --data folder:{shapes} --size 33x47 --epochs 1"
+    assert main(f"{flags} --limit-train 2 --limit-val 1 --workers 0 --amp off --out {out}".split()) == 0
+    capsys.readouterr()
+    preprocess = checkpoint.read(out / "last.pt").preprocess
+    assert (preprocess.tile, preprocess.size) == (False, (33, 47))
+    assert zoo.load(out / "best.pt").margin == 0
+    assert main(f"--resume {out} --size 33x47 --epochs 2".split()) == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [

@@ -143,6 +143,14 @@ def test_a_size_that_unet_cannot_put_out_is_rounded_up_and_said() -> None:
     assert "rounded up" in origins["size"]
 
 
+def test_a_padded_unet_puts_out_any_size_and_resumes_at_it() -> None:
+    config, origins = resolve({"arch": "unet", "options": {"padded": True}, "size": (33, 47)})
+    assert (config.size, origins["size"]) == ((33, 47), "flag")
+    assert resume(config, {"size": (33, 47)}, "r") == config
+    with pytest.raises(InputError, match="was started with"):
+        resume(config, {"size": (36, 52)}, "r")
+
+
 def test_an_unknown_recipe_names_those_there_are() -> None:
     with pytest.raises(InputError, match=r"--recipe papr: unetpp .*default, paper"):
         resolve({"arch": "unetpp", "recipe": "papr"})

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import cast
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -52,6 +53,13 @@ def training_mode(model: nn.Module, config: TrainConfig) -> None:
     for module in (module for part in parts for module in part.modules()):
         if isinstance(module, _BatchNorm):
             module.eval()
+
+
+def on_meta(config: TrainConfig) -> nn.Module:
+    """The network of `config` without values, for its limits.  Raises InputError for a wrong option."""
+    options: dict = config.options
+    with torch.device("meta"):
+        return registry.build(config.arch, encoder=config.encoder, **options)
 
 
 def starting_weights(config: TrainConfig) -> str | None:

@@ -12,9 +12,10 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-from zoo.core.config import TrainConfig, as_typed
+from zoo.core.config import TrainConfig
 from zoo.core.files import write_bytes, write_json
 from zoo.errors import InputError
+from zoo.options import as_typed
 
 
 def choose_folder(out: Path | None, config: TrainConfig) -> Path:

@@ -31,7 +31,7 @@ from zoo.core.loggers import Loggers
 from zoo.core.manifest import Session
 from zoo.core.memory import recompute
 from zoo.core.metrics import Scores
-from zoo.core.network import freeze, network, training_mode
+from zoo.core.network import freeze, network, on_meta, training_mode
 from zoo.core.optimizer import make_optimizer, set_rate
 from zoo.core.predictor import Predictor
 from zoo.core.ranks import ALONE, Agreed, Parallel, Ranks, lost, whole
@@ -111,7 +111,7 @@ class Trainer:
         # what can be refused is built first, for the network may be a download
         self.criterion = losses.Criterion(config.loss or losses.default_loss(self.labels.task), self.labels)
         self.amp = resolve_amp(config.amp, self.device)
-        margin = registry.margin(registry.architecture(config.arch))
+        margin = registry.margin(on_meta(config))
         augment = Augment(config.augment, config.size, margin, tile=margin > 0)
         self.build_model(resume)
         self.preprocess = resume.preprocess if resume else self.choose_preprocess(augment.tile)
