@@ -28,6 +28,15 @@ def written(value: object) -> str:
     return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def overrides(name: str, default: object) -> str:
+    """Whose default differs, by value: `; unet: 180x180; phantom, handbone: 512x512`."""
+    whose: dict[str, list[str]] = {}
+    for who, row in OVERRIDES.items():
+        if name in row and row[name] != default:
+            whose.setdefault(written(row[name]), []).append(who)
+    return "".join(f"; {', '.join(names)}: {value}" for value, names in whose.items())
+
+
 def size(text: str) -> tuple[int, int]:
     """`256` or `256x384` (height x width)."""
     h, _, w = text.partition("x")
@@ -79,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
         name = flag.removeprefix("--").replace("-", "_")
         name = {"opt": "options"}.get(name, name)
         default = None if name == "options" else DEFAULTS.get(name)
-        others = "".join(f"; {who}: {written(row[name])}" for who, row in OVERRIDES.items() if name in row)
+        others = overrides(name, default)
         none = default is None or default is False or default == ()
         shown = f" (default: {'none' if none else written(default)}{others})" if others or not none else ""
         group.add_argument(flag, help=what + shown, **how)  # type: ignore[arg-type]
@@ -115,8 +124,8 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--head-lr", "factor on the rate of all but the encoder", metavar="FACTOR", type=float)
     add(g, "--momentum", "momentum of sgd", metavar="M", type=float)
     add(g, "--weight-decay", "strength of weight decay", metavar="D", type=float)
-    add(g, "--decay-on", "what decays: weights (no biases, no norms), dense (nor depthwise kernels), all",
-        metavar="WORD")
+    add(g, "--decay-on", "what decays: weights (no biases, no norms), dense (nor depthwise kernels), "
+        "not_norm (all but what has norm in its name), all", metavar="WORD")
     add(g, "--schedule", ", ".join(SCHEDULES), metavar="NAME")
     add(g, "--warmup", "epochs of linear warm-up", metavar="EPOCHS", type=float)
     add(g, "--clip", "largest norm of the gradient; 0: off", metavar="NORM", type=float)

@@ -8,15 +8,14 @@ other work on the machine slows both: read the ratio, which is the median over p
 """
 
 import argparse
-import statistics
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 
 import torch
 import torchvision
 from rich.console import Console
 from rich.table import Table
+from timing import in_turn
 from torch import Tensor, nn
 
 from zoo import encoders
@@ -70,13 +69,6 @@ def pair(name: str) -> tuple[Encoder, Trunk]:
     return ours.eval(), Trunk(network).eval()
 
 
-def seconds(run: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor) -> float:
-    """The time of one call."""
-    began = time.perf_counter()
-    run(x)
-    return time.perf_counter() - began
-
-
 @torch.inference_mode()
 def main(names: list[str], size: int, pairs: int) -> None:
     """Print the table."""
@@ -87,24 +79,17 @@ def main(names: list[str], size: int, pairs: int) -> None:
     for name in names:
         ours, theirs = pair(name)
         x = torch.randn(1, 3, size, size)
-        # The first run of each is not timed; relative to the largest value of each map.
+        # Relative to the largest value of each map.
         differences = [
             ((m - e).abs().max() / e.abs().max()).item() for m, e in zip(ours(x), theirs(x), strict=True)
         ]
-        times = []
-        for i in range(pairs):  # who goes first changes from pair to pair
-            if i % 2:
-                there = seconds(theirs, x)
-                times.append((seconds(ours, x), there))
-            else:
-                times.append((seconds(ours, x), seconds(theirs, x)))
-        here, there = (statistics.median(column) for column in zip(*times, strict=True))
+        here, there, ratio = in_turn(partial(ours, x), partial(theirs, x), pairs)
         table.add_row(
             name,
             f"{sum(p.numel() for p in ours.parameters()):,}",
             f"{1000 * here:.0f}",
             f"{1000 * there:.0f}",
-            f"{statistics.median(a / b for a, b in times):.3f}",
+            f"{ratio:.3f}",
             f"{max(differences):.1e}",
         )
     Console(width=None if sys.stdout.isatty() else 110).print(table)

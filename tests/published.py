@@ -4,6 +4,7 @@ PUBLISHED: (architecture, setting) -> (value in our words, where it is said).  T
 note's section 6, in its column "origin".
 """
 
+_HRNET_OCR = "the HRNet-OCR code"
 _REFERENCES = "torchvision's references"
 _TENSORFLOW = "the TensorFlow code"
 
@@ -72,4 +73,42 @@ PUBLISHED: dict[tuple[str, str], tuple[object, str]] = {
     ("deeplabv3plus", "amp"): ("off", "TensorFlow computes in float32"),
     ("deeplabv3plus", "warmup"): (0.0, _TENSORFLOW),
     ("deeplabv3plus", "clip"): (0.0, _TENSORFLOW),
+    ("hrnet_ocr", "pretrained"): (True, "Sec. 4.2"),
+    ("hrnet_ocr", "options"): ({"align_corners": True}, _HRNET_OCR),
+    ("hrnet_ocr", "optimizer"): ("sgd", _HRNET_OCR),
+    ("hrnet_ocr", "momentum"): (0.9, _HRNET_OCR),
+    ("hrnet_ocr", "lr"): (0.01, "Sec. 4.2"),
+    ("hrnet_ocr", "head_lr"): (1.0, f"{_HRNET_OCR}: 10 for PASCAL-Context and COCO-Stuff alone"),
+    ("hrnet_ocr", "weight_decay"): (5e-4, "Sec. 4.2"),
+    ("hrnet_ocr", "decay_on"): ("all", _HRNET_OCR),
+    ("hrnet_ocr", "schedule"): ("poly", "Sec. 4.2"),
+    ("hrnet_ocr", "batch"): (12, f"{_HRNET_OCR}: 4 GPUs with 3 images each"),
+    ("hrnet_ocr", "size"): ((512, 1024), _HRNET_OCR),
+    ("hrnet_ocr", "augment"): ("crop+flip", f"{_HRNET_OCR}; 0.5 to 2 here, in no steps"),
+    ("hrnet_ocr", "loss"): ("ce", "Sec. 3.3; class weights are left out"),
+    ("hrnet_ocr", "epochs"): (484, _HRNET_OCR),
+    ("hrnet_ocr", "amp"): ("off", _HRNET_OCR),
+    ("hrnet_ocr", "warmup"): (0.0, _HRNET_OCR),
+    ("hrnet_ocr", "clip"): (0.0, _HRNET_OCR),
+    **{
+        (f"segformer_{size}", setting): row
+        for size in ("b0", "b1", "b2", "b3", "b4", "b5")
+        for setting, row in {
+            "pretrained": (True, "Sec. 4.1"),
+            "optimizer": ("adamw", "Sec. 4.1"),
+            "lr": (6e-5, "Sec. 4.1"),
+            "head_lr": (10.0, "the code"),
+            "weight_decay": (0.01, "the code"),
+            "decay_on": ("not_norm", "the code"),
+            "schedule": ("linear", "Sec. 4.1"),
+            "warmup": (1.19, "the code: 1500 of 1263 iterations an epoch"),
+            "batch": (16, "Sec. 4.1"),
+            "size": ((640, 640) if size == "b5" else (512, 512), "Sec. 4.1"),
+            "augment": ("crop+flip+colour", "Sec. 4.1, the code"),
+            "loss": ("ce", "Sec. 4.1"),
+            "epochs": (127, "Sec. 4.1: of 16 of 20,210 images, rounded up"),
+            "amp": ("off", "the code"),
+            "clip": (0.0, "the code"),
+        }.items()
+    },
 }  # fmt: skip

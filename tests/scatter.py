@@ -2,7 +2,8 @@
 
 from typing import TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -15,4 +16,17 @@ def scattered(model: Model) -> Model:
             nn.init.normal_(module.bias, std=0.2)
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+def settled(model: Model, x: Tensor) -> Model:
+    """`model` scattered, but with the statistics of the batch `x`, so that deep sums keep their size."""
+    norms = [module for module in scattered(model).modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0  # the statistics become the batch's
+    with torch.no_grad():
+        model.train()(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     return model.eval()

@@ -20,13 +20,12 @@ def test_alone_it_prints_every_architecture(capsys: pytest.CaptureFixture[str]) 
         about = zoo.describe(name)
         for word in (name, about.title, str(about.year), f"{about.parameters:,}", about.note):
             assert word in out
+    assert f"any of {len(encoders.names())}" in out
     assert "246.6 G" in out  # unet: one 700×700 tile that covers 512×512
     assert "119.2 G" in out  # unetpp with 3 channels
 
 
-def test_it_counts_the_encoders_and_a_verb_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
-    main([])
-    assert f"any of {len(encoders.names())}" in capsys.readouterr().out
+def test_a_verb_lists_the_encoders(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["encoders"]) == 0
     rows = {words[0]: words for line in capsys.readouterr().out.splitlines() if (words := line.split())}
     for name in encoders.names():
@@ -42,8 +41,21 @@ def test_encoders_of_one_architecture(capsys: pytest.CaptureFixture[str]) -> Non
     assert "unet has no choice of encoder" in capsys.readouterr().err
     assert main(["encoders", "--arch", "unet_halvd"]) == 2
     assert "nearest: unet_halved" in capsys.readouterr().err
-    assert main(["encoders", "--arch", "unet_halved"]) == 0
-    assert "resnet34" in capsys.readouterr().out
+    assert main(["encoders", "--arch", "fcn"]) == 0
+    out = capsys.readouterr().out
+    assert "resnext101_32x8d" in out
+    assert "mit_b0" not in out
+
+
+def test_weights_of_whole_networks_and_their_licences(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights"]) == 0
+    out = capsys.readouterr().out
+    lines = {words[0]: line for line in out.splitlines() if (words := line.split())}
+    for name, row in zoo.weights.known().items():
+        assert row.architecture in lines[name]
+        assert f" {len(row.classes)} " in lines[name]
+    assert "non-commercial" in lines["segformer_b5_ade20k"]
+    assert "ocr=False" in lines["hrnet_w48_cityscapes"]
 
 
 def test_it_runs_as_a_module() -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import zoo
+from tests import small
 from zoo import registry
 from zoo.errors import InputError
 from zoo.layers import Output
@@ -67,7 +68,8 @@ def with_encoder() -> None:
 
 def test_public_surface() -> None:
     assert set(zoo.__all__) == {"build", "names", "describe", "load", "weights"}
-    assert zoo.names() == ["unet", "unet_halved", "fcn", "pspnet", "unetpp", "deeplabv3plus"]
+    older = ["unet", "unet_halved", "fcn", "pspnet", "unetpp", "deeplabv3plus", "hrnet_ocr"]
+    assert zoo.names() == [*older, *(f"segformer_b{size}" for size in range(6))]
     assert all(isinstance(zoo.build(name, width=1), nn.Module) for name in ("unet", "unetpp"))
 
 
@@ -83,14 +85,14 @@ def test_none_means_the_papers_own() -> None:
     assert (unetpp.num_classes, unetpp.in_channels) == (1, 3)
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", small.NAMES)
 def test_same_seed_same_weights(name: str) -> None:
-    small: dict = {"encoder": "resnet18"} if zoo.describe(name).encoders else {"width": 2}
+    options = small.options(name)
     torch.manual_seed(7)
-    first = zoo.build(name, **small).state_dict()
+    first = zoo.build(name, **options).state_dict()
     torch.manual_seed(7)
-    second = zoo.build(name, **small).state_dict()
-    third = zoo.build(name, **small).state_dict()
+    second = zoo.build(name, **options).state_dict()
+    third = zoo.build(name, **options).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not all(torch.equal(first[key], third[key]) for key in first)
 

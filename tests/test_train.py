@@ -11,6 +11,8 @@ import torch
 
 import infer
 import zoo
+from tests import small
+from tests.encoders.hrnets import few_blocks
 from train import flags_of, main, parser
 from zoo.core import checkpoint
 from zoo.core.config import TrainConfig
@@ -75,14 +77,14 @@ def test_pretrained_is_a_flag_or_a_name(argv: str, pretrained: object) -> None:
     assert flags_of(parser().parse_args(argv.split()))["pretrained"] == pretrained
 
 
-def small(data: Path, out: Path) -> list[str]:
+def one_epoch(data: Path, out: Path) -> list[str]:
     flags = f"--data folder:{data} --opt width=2 --size 32 --epochs 1 --workers 0 --amp off --out {out}"
     return flags.split()
 
 
 def test_a_run_and_its_resumption(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "run"
-    assert main([*small(shapes, out), "--ds"]) == 0
+    assert main([*one_epoch(shapes, out), "--ds"]) == 0
     said = capsys.readouterr().out
     for expected in ("configuration", "deep_supervision=True", "epoch 1/1", "disc", "infer.py", "best.pt"):
         assert expected in said
@@ -100,17 +102,23 @@ OPTIONS = {  # to be quick; the first ones are of several values
 }
 
 
-@pytest.mark.parametrize("arch", zoo.names())
+@pytest.mark.parametrize("arch", small.NAMES)
 def test_every_architecture_through_both_doors(
-    arch: str, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    arch: str,
+    shapes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One epoch of three images: the last batch holds one, at which BatchNorm behind a pooling stops."""
+    few_blocks(monkeypatch)
     out = tmp_path / "run"
-    encoder = "--encoder resnet18" if zoo.describe(arch).encoders else ""
-    flags = f"--arch {arch} {encoder} {OPTIONS.get(arch, '')} --data folder:{shapes} --size 64 --epochs 1"
+    encoder = str(small.options(arch).get("encoder", ""))
+    flags = f"--arch {arch} {OPTIONS.get(arch, '')} --data folder:{shapes} --size 64 --epochs 1"
+    flags += f" --encoder {encoder}" if encoder else ""
     flags += f" --batch 2 --limit-train 3 --limit-val 1 --workers 0 --amp off --out {out}"
     assert main(flags.split()) == 0
-    assert ("resnet18" in capsys.readouterr().out) == bool(encoder)
+    assert encoder in capsys.readouterr().out
     state = checkpoint.read(out / "last.pt")
     assert state.training["progress"]["step"] == 2
     config = TrainConfig.from_dict(json.loads((out / "config.json").read_text()))
@@ -193,7 +201,7 @@ def test_resuming_as_another_run_is_refused(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "run"
-    assert main(small(shapes, out)) == 0
+    assert main(one_epoch(shapes, out)) == 0
     for flags in (["--arch", "unet"], ["--data", "phantom"]):
         assert main(["--resume", str(out), *flags]) == 2
         assert "was started with" in capsys.readouterr().err
@@ -204,7 +212,7 @@ def test_a_broken_file_stops_before_training(
 ) -> None:
     mask = cv2.imread(str(shapes / "masks" / "03.png"), cv2.IMREAD_UNCHANGED)
     cv2.imwrite(str(shapes / "masks" / "03.png"), np.where(mask == 2, 7, mask).astype(np.uint8))
-    assert main(small(shapes, tmp_path / "run")) == 2
+    assert main(one_epoch(shapes, tmp_path / "run")) == 2
     message = capsys.readouterr().err
     assert "03.png" in message
     assert "7" in message

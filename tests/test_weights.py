@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torchvision.models import segmentation
 
 import zoo
-from zoo import download, weights
+from zoo import download, encoders, weights
 from zoo.encoders import Normalisation
-from zoo.encoders.pretrained import IMAGENET
+from zoo.encoders.pretrained import IMAGENET, SOURCES
 from zoo.errors import InputError
 from zoo.weights.layouts import CLASSIFIERS, LAYOUTS
 
@@ -179,7 +179,7 @@ def test_a_shallower_unet_is_refused(smp: object, path: Path) -> None:
     channels = (64, 32, 16, 8)
     shallow = smp.Unet("resnet18", encoder_weights=None, encoder_depth=4, decoder_channels=channels)
     save(path, hollow(shallow))
-    with pytest.raises(InputError, match=r"its decoder has 4 blocks, unet_halved always five$"):
+    with pytest.raises(InputError, match=r"its decoder has 4 blocks, unet_halved always 5$"):
         weights.load(bare("unet_halved", **TINY), path)
 
 
@@ -431,6 +431,12 @@ def test_a_checkpoint_of_another_architecture(path: Path) -> None:
         weights.load(zoo.build("unet", width=2), path)
 
 
+def test_a_checkpoint_of_another_size(path: Path) -> None:
+    own_checkpoint(path, "segformer_b0", num_classes=2)
+    with pytest.raises(InputError, match=r"has encoder mit_b0, the model mit_b1: build segformer_b0$"):
+        weights.load(bare("segformer_b1", 2), path)
+
+
 def test_a_bare_state_dict(path: Path, said: list[str]) -> None:
     reference = zoo.build("unet", width=2)
     model = zoo.build("unet", width=2)
@@ -443,11 +449,21 @@ def test_a_bare_state_dict(path: Path, said: list[str]) -> None:
 # ------------------------------------------------------------------ classes and channels
 
 
-@pytest.mark.parametrize("name", list(CLASSIFIERS))
-def test_another_number_of_classes(name: str, path: Path, said: list[str]) -> None:
-    options: dict = {"width": 2} if name in ("unet", "unetpp") else dict(TINY)
-    if name == "unetpp":
-        options["deep_supervision"] = True
+SMALLEST = {  # of each network, and its options
+    "unet": ("unet", {"width": 2}),
+    "unet_halved": ("unet_halved", TINY),
+    "fcn": ("fcn", TINY),
+    "pspnet": ("pspnet", TINY),
+    "unetpp": ("unetpp", {"width": 2, "deep_supervision": True}),
+    "deeplabv3plus": ("deeplabv3plus", TINY),
+    "segformer": ("segformer_b0", {"width": 32}),
+    "hrnet_ocr": ("hrnet_ocr", {"encoder": "hrnet_w18"}),
+}
+
+
+@pytest.mark.parametrize("network", list(CLASSIFIERS))
+def test_another_number_of_classes(network: str, path: Path, said: list[str]) -> None:
+    name, options = SMALLEST[network]
     reference = own_checkpoint(path, name, num_classes=3, **options)
     model = zoo.build(name, 5, **options)
     before = {key: t.clone() for key, t in model.state_dict().items()}
@@ -457,15 +473,20 @@ def test_another_number_of_classes(name: str, path: Path, said: list[str]) -> No
     assert all(torch.equal(t, before[key]) for key, t in model.state_dict().items())
 
     loaded = weights.load(model, path, reset_head=True, say=said.append)
-    places = {"fcn": ("classifier.4", "aux_classifier.4"), "pspnet": ("head.4", "aux.4")}
-    places["unetpp"] = ("heads.1", "heads.2", "heads.3", "heads.4")
-    assert loaded.fresh == places.get(name, ("head",))
-    fresh = tuple(f"{part}." for part in loaded.fresh)
+    places = {
+        "fcn": ("classifier.4", "aux_classifier.4"),
+        "pspnet": ("head.4", "aux.4"),
+        "unetpp": ("heads.1", "heads.2", "heads.3", "heads.4"),
+        "segformer": ("head.classify",),
+        "hrnet_ocr": ("regions.3", "head"),
+    }
+    assert loaded.fresh == places.get(network, ("head",))
+    fresh, there = tuple(f"{part}." for part in loaded.fresh), reference.state_dict()
     for key, tensor in model.state_dict().items():
-        assert torch.equal(tensor, (before if key.startswith(fresh) else reference.state_dict())[key])
+        assert torch.equal(tensor, (before if key.startswith(fresh) else there)[key])
     assert said[0].endswith(f"; fresh: {', '.join(loaded.fresh)}")
     own = model.state_dict()
-    assert f": {sum(not key.startswith(fresh) for key in own)} tensors -> {name}; " in said[0]
+    assert f": {sum(not key.startswith(fresh) for key in own)} tensors -> {network}; " in said[0]
 
 
 def test_reset_head_keeps_a_head_that_fits(path: Path) -> None:
@@ -486,17 +507,21 @@ def test_weights_for_rgb_in_a_grey_network(smp: object, path: Path, said: list[s
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [name for name in zoo.names() if zoo.describe(name).encoders])
-def test_rgb_weights_in_a_network_for_other_channels(name: str, path: Path, said: list[str]) -> None:
-    rgb = randomised(zoo.build(name, 2, 3, **TINY))
+@pytest.mark.parametrize("network", [network for network in SMALLEST if network != "unet"])
+def test_rgb_weights_in_a_network_for_other_channels(network: str, path: Path, said: list[str]) -> None:
+    name, options = SMALLEST[network]
+    options = TINY if network == "unetpp" else options
+    rgb = randomised(zoo.build(name, 2, 3, **options))
     save(path, rgb)
-    grey, five = zoo.build(name, 2, 1, **TINY).eval(), zoo.build(name, 2, 5, **TINY)
+    grey, five = zoo.build(name, 2, 1, **options).eval(), zoo.build(name, 2, 5, **options)
     weights.load(grey, path, say=said.append)
     weights.load(five, path, say=said.append)
     x = torch.randn(1, 1, 64, 33)
     assert_close(grey(x), rgb(x.expand(-1, 3, -1, -1)))
-    turns = rgb.encoder.conv1.weight[:, [0, 1, 2, 0, 1]] * 3 / 5
-    torch.testing.assert_close(five.encoder.conv1.weight, turns)
+    first, theirs = (
+        next(m for m in net.encoder.modules() if isinstance(m, nn.Conv2d)) for net in (five, rgb)
+    )
+    torch.testing.assert_close(first.weight, theirs.weight[:, [0, 1, 2, 0, 1]] * 3 / 5)
     assert ["input channels 3 -> 1" in said[0], "input channels 3 -> 5" in said[1]] == [True, True]
 
 
@@ -551,9 +576,11 @@ def test_no_weights_and_no_file(path: Path) -> None:
         weights.load(nn.Linear(1, 1), path)
 
 
-def test_every_layout_is_for_an_architecture_whose_classifier_is_known() -> None:
-    assert {layout.architecture for layout in LAYOUTS} <= set(zoo.names())
-    assert set(CLASSIFIERS) == set(zoo.names()), "add the classifier's keys of the new architecture"
+def test_every_layout_is_for_a_network_whose_classifier_is_known() -> None:
+    modules = {zoo.registry.architecture(name).__module__.rpartition(".")[2] for name in zoo.names()}
+    families = {encoders.family(name).__module__.rpartition(".")[2] for name in encoders.names()}
+    assert {layout.network for layout in LAYOUTS} <= modules | families
+    assert set(CLASSIFIERS) == modules, "add the classifier's keys of the new architecture"
 
 
 # ------------------------------------------------------------------ published networks
@@ -595,7 +622,7 @@ def test_build_by_a_published_name(
     x = torch.randn(1, 3, 33, 33)
     assert_close(model(x), reference(x)["out"])
     row = weights.known()["fcn_resnet50_coco"]
-    assert asked == [(row.url, {"sha256": row.sha256})]
+    assert asked == [(row.url, {"name": "", "sha256": row.sha256})]
     assert "torchvision's FCN (resnet50)" in capsys.readouterr().out
 
     with pytest.raises(InputError, match=r"is for 21 classes, the model for 11; --reset-head"):
@@ -603,6 +630,115 @@ def test_build_by_a_published_name(
     assert zoo.build("fcn", 11, pretrained="fcn_resnet50_coco", reset_head=True).num_classes == 11
     with pytest.raises(InputError, match=r"has encoder resnet50, the model resnet18"):
         zoo.build("fcn", encoder="resnet18", pretrained="fcn_resnet50_coco")
+
+
+def test_a_published_name_is_no_file(path: Path) -> None:
+    with pytest.raises(InputError, match=r"segformer_b0_ade20k: a name, not a file: zoo\.build\(…, pretrai"):
+        weights.load(bare("segformer_b0"), "segformer_b0_ade20k")
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ({1: torch.zeros(1)}, r"its entry 1 has a name that is no word"),
+        ({"a": torch.zeros(1), 2: torch.zeros(1)}, r"its entry 2 has a name that is no word"),
+        ({"a": torch.zeros(1, dtype=torch.complex64)}, r"its entry 'a' is a complex tensor"),
+        ({"a": torch.zeros(2, 2).to_sparse()}, r"its entry 'a' is a sparse tensor"),
+    ],
+)
+def test_what_no_state_dict_holds(path: Path, entries: dict, says: str) -> None:
+    save(path, entries)
+    with pytest.raises(InputError, match=says):
+        weights.load(bare("unet", width=2), path)
+
+
+# The data sets' own lists: how many, and what stands at some places.
+CLASSES_OF = {
+    "ade20k": (150, {0: "wall", 1: "building", 12: "person", 76: "boat", 126: "animal", 149: "flag"}),
+    "cityscapes": (19, {0: "road", 1: "sidewalk", 6: "traffic light", 12: "rider", 13: "car", 18: "bicycle"}),
+    "pascal_context": (59, {0: "aeroplane", 1: "bag", 15: "ceiling", 36: "person", 46: "sky", 58: "wood"}),
+    "lip": (20, {0: "background", 5: "upper clothes", 6: "dress", 14: "left arm", 19: "right shoe"}),
+    "coco_stuff": (171, {0: "person", 79: "toothbrush", 80: "banner", 100: "door-stuff", 170: "wood"}),
+    "coco": (21, {0: "background", 1: "aeroplane", 15: "person", 20: "tvmonitor"}),
+}  # fmt: skip
+HRNETS = "https://github.com/hsfzxjy/models.storage/releases/download/HRNet-OCR/"
+HRNET_FILES = {  # name: file, and whether an option aligns corners (with OCR loading the file does it)
+    "hrnet_ocr_w48_cityscapes": ("hrnet_ocr_cs_8162_torch11.pth", None),
+    "hrnet_ocr_w48_cityscapes_trainval": ("hrnet_ocr_cs_trainval_8227_torch11.pth", None),
+    "hrnet_ocr_w48_pascal_context": ("hrnet_ocr_pascal_ctx_5618_torch11.pth", None),
+    "hrnet_ocr_w48_lip": ("hrnet_ocr_lip_5648_torch04.pth", None),
+    "hrnet_ocr_w48_ade20k": ("hrnet_ocr_ade20k_4451_torch04.pth", None),
+    "hrnet_ocr_w48_coco_stuff": ("hrnet_ocr_cocostuff_3965_torch04.pth", None),
+    "hrnet_w48_cityscapes": ("hrnet_cs_8090_torch11.pth", False),
+    "hrnet_w48_pascal_context": ("hrnet_pascal_ctx_5410_torch11.pth", False),
+    "hrnet_w48_lip": ("hrnet_lip_5583_torch04.pth", False),
+    "hrnet_w48_ade20k": ("hrnet_ade20k_4312_torch04.pth", True),
+    "hrnet_w48_coco_stuff": ("hrnet_cocostuff_3617_torch04.pth", True),
+}
+
+
+@pytest.mark.parametrize("name", list(weights.known()))
+def test_each_name_has_the_classes_of_its_data_set(name: str) -> None:
+    row = weights.known()[name]
+    data = re.search("|".join(sorted(CLASSES_OF, key=len, reverse=True)), name)[0]
+    count, places = CLASSES_OF[data]
+    assert (len(row.classes), row.build["num_classes"]) == (count, count)
+    assert {i: row.classes[i] for i in places} == places
+
+
+def test_the_files_of_the_hrnet_authors() -> None:
+    """Their names, and how each was trained to enlarge, which no key of the plain ones tells."""
+    rows = {name: row for name, row in weights.known().items() if row.architecture == "hrnet_ocr"}
+    assert {name: row.url for name, row in rows.items()} == {
+        name: HRNETS + file for name, (file, _) in HRNET_FILES.items()
+    }
+    for name, row in rows.items():
+        aligned = HRNET_FILES[name][1]
+        assert row.build["encoder"] == "hrnet_w48"
+        assert row.build.get("ocr", True) == (aligned is None)
+        assert row.build.get("align_corners", False) == bool(aligned)
+
+
+def test_the_files_of_timms_hrnets() -> None:
+    """timm no longer names them: their names as its releases had them, which begin with the hash."""
+    files = {name: SOURCES[name].url.rpartition("/")[2] for name in SOURCES if name.startswith("hrnet")}
+    assert files == {
+        "hrnet_w18": "hrnetv2_w18-8cb57bb9.pth",
+        "hrnet_w32": "hrnetv2_w32-90d8c5fb.pth",
+        "hrnet_w48": "hrnetv2_w48-abd2e6ab.pth",
+    }
+    assert all(f"-{SOURCES[name].sha256}." in file for name, file in files.items())
+
+
+@pytest.mark.parametrize("name", list(weights.known()))
+def test_each_name_builds_a_network_of_its_classes(name: str) -> None:
+    row = weights.known()[name]
+    assert len(row.classes) == len(set(row.classes)) == row.build["num_classes"]
+    assert row.normalisation == IMAGENET
+    model = bare(row.architecture, **row.build)
+    assert model.num_classes == len(row.classes)
+    assert row.build["encoder"] in zoo.registry._entry(row.architecture).paper.encoders
+
+
+def test_no_two_files_have_one_name_in_the_cache() -> None:
+    """Hugging Face calls every file pytorch_model.bin; a second one would be taken for the first."""
+    rows = [*weights.known().values(), *SOURCES.values()]
+    files = [row.file or row.url.rsplit("/", 1)[1] for row in rows]
+    assert len(files) == len(set(files))
+    assert all(re.fullmatch(r"[\w-]+\.(pth|bin)", file) for file in files)
+
+
+def test_the_names_of_segformer_are_those_at_hugging_face() -> None:
+    ids = {row.url.split("/")[4] for row in weights.known().values() if "huggingface" in row.url}
+    ade = {f"segformer-b{i}-finetuned-ade-512-512" for i in range(5)} | {"segformer-b5-finetuned-ade-640-640"}
+    city = {f"segformer-b{i}-finetuned-cityscapes-1024-1024" for i in range(6)}
+    small = {f"segformer-b0-finetuned-cityscapes-{crop}" for crop in ("512-1024", "640-1280", "768-768")}
+    assert ids == ade | city | small
+
+
+def test_what_may_not_be_used_commercially_says_so() -> None:
+    for name, row in [*weights.known().items(), *SOURCES.items()]:
+        assert ("non-commercial" in row.licence) == name.startswith(("segformer", "mit"))
 
 
 def test_wrong_names() -> None:
@@ -614,7 +750,7 @@ def test_wrong_names() -> None:
         weights.load(bare("fcn", **TINY), "fcn_resnet50_coc.pth")
     with pytest.raises(InputError, match=r"fcn_resnet50_coco are weights of fcn, not of pspnet"):
         zoo.build("pspnet", pretrained="fcn_resnet50_coco")
-    with pytest.raises(InputError, match=r"unknown weights 'x'; known: fcn_resnet101_coco, .*zoo\.weights"):
+    with pytest.raises(InputError, match=r"unknown weights 'x'; .*zoo\.weights"):
         weights.fetch("x")
 
 

@@ -30,16 +30,28 @@ class Verb(NamedTuple):
     run: Callable[[argparse.Namespace, Console], None]
 
 
+NUMBERS = ("parameters", "MACs", "classes", "MiB")  # columns that stand to the right
+
+
+def headed(columns: Sequence[str], caption: str, free: Sequence[str] = ()) -> Table:
+    """An empty table.  free: columns that may break into lines, the others stay whole."""
+    rows = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=caption)
+    for column in columns:
+        whole = column not in free
+        rows.add_column(
+            column, justify="right" if column in NUMBERS else "left", no_wrap=whole, overflow="fold"
+        )
+    return rows
+
+
 def table() -> Table:
     """Every architecture that `zoo.build` knows, all options at their defaults."""
-    caption = (
-        "all options at their defaults; MACs for an output of 512×512; the encoders: python -m zoo encoders"
+    rows = headed(
+        ("name", "paper", "year", "encoders", "parameters", "MACs", "note"),
+        "all options at their defaults; MACs for an output of 512×512; the encoders: python -m zoo encoders; "
+        "weights of whole networks: python -m zoo weights",
+        free=("paper", "encoders"),
     )
-    rows = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, caption=caption)
-    for column in ("name", "paper", "year", "encoders", "parameters", "MACs", "note"):
-        free = column in ("paper", "encoders")  # these may break into lines, the others stay whole
-        right = column in ("parameters", "MACs")
-        rows.add_column(column, justify="right" if right else "left", no_wrap=not free, overflow="fold")
     for name in zoo.names():
         about = zoo.describe(name)
         rows.add_row(
@@ -66,8 +78,8 @@ def _origin(name: str) -> str:
     """Whose ImageNet weights an encoder can start from, and their licence."""
     if name not in pretrained.NAMES:
         return "–"
-    whose = "torchvision" if name in pretrained.TORCHVISION else "timm"
-    return f"{whose}, {pretrained.source(name).licence}"
+    origin = pretrained.source(name)
+    return f"{origin.whose}, {origin.licence}"
 
 
 def _encoders_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,15 +90,11 @@ def _encoders(arguments: argparse.Namespace, console: Console) -> None:
     offered = zoo.describe(arguments.arch).encoders if arguments.arch else encoders.names()
     if not offered:
         raise InputError(f"{arguments.arch} has no choice of encoder; python -m zoo says which have")
-    rows = Table(
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-        caption="channels at strides 2, 4, 8, 16, 32; MACs for an input of 224×224; whose ImageNet weights",
+    rows = headed(
+        ("encoder", "channels", "parameters", "MACs", "weights"),
+        "channels at the last of strides 2, 4, 8, 16, 32; MACs at 224×224; ImageNet weights, licence",
+        free=("weights",),
     )
-    for column in ("encoder", "channels", "parameters", "MACs", "weights"):
-        right = column in ("parameters", "MACs")
-        rows.add_column(column, justify="right" if right else "left", no_wrap=column != "weights")
     for name in offered:
         with torch.device("meta"):
             encoder = encoders.build(name)
@@ -96,6 +104,29 @@ def _encoders(arguments: argparse.Namespace, console: Console) -> None:
             f"{sum(p.numel() for p in encoder.parameters()):,}",
             f"{macs(encoder, 224) / 1e9:.2f} G",
             _origin(name),
+        )
+    console.print(rows)
+
+
+def _no_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _weights(arguments: argparse.Namespace, console: Console) -> None:
+    rows = headed(
+        ("name", "builds", "classes", "MiB", "licence"),
+        "zoo.build(…, pretrained=NAME) or train.py --weights NAME; addresses, hashes and the classes' names: "
+        "zoo.weights.known()",
+        free=("licence",),
+    )
+    for name, row in zoo.weights.known().items():
+        options = " ".join(f"{word}={value}" for word, value in row.build.items() if word != "num_classes")
+        rows.add_row(
+            name,
+            f"{row.architecture} {options}",
+            str(len(row.classes)),
+            f"{row.mebibytes:.0f}" if row.mebibytes else "–",
+            row.licence,
         )
     console.print(rows)
 
@@ -125,6 +156,7 @@ def _phantom(arguments: argparse.Namespace, console: Console) -> None:
 
 VERBS = {
     "encoders": Verb("list the encoders with channels, size and weights", _encoders_arguments, _encoders),
+    "weights": Verb("list the published weights of whole networks", _no_arguments, _weights),
     "phantom": Verb("write drawn hand radiographs in the hand-bone layout", _phantom_arguments, _phantom),
 }
 

@@ -96,9 +96,13 @@ class PooledBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> the same shape."""
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
-            mean, var = self.running_mean, self.running_var
-            return F.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
+            return fixed_norm(self, x)
         return super().forward(x)
+
+
+def fixed_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """`norm` of `x` (N, C, h, w) by its running statistics, in whatever mode; it leaves them as they are."""
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
 class SeparableConv(nn.Module):

@@ -14,13 +14,15 @@ COUNT = "num_batches_tracked"  # BatchNorm's, which files older than torch 0.4.1
 
 
 def read(path: str | Path) -> dict:
-    """What `torch.save` wrote to `path`, on the CPU; loaded with `weights_only`, so it cannot run code.
+    """What `torch.save` or safetensors wrote to `path`, on the CPU.  Neither way of reading can run code.
 
     Raises InputError for a file that is missing, truncated, damaged, no dict, or that holds pickled objects.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: {'a folder, not a file of weights' if path.is_dir() else 'no such file'}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     try:
         with warnings.catch_warnings():  # torch's about a stranger's pickle; it is refused below
             warnings.simplefilter("ignore")
@@ -42,12 +44,29 @@ def read(path: str | Path) -> dict:
     return payload
 
 
+def _read_safetensors(path: Path) -> dict:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as e:
+        raise InputError(f"{path}: reading it takes a package: pip install safetensors") from e
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as e:
+        raise InputError(f"{path}: cannot be read as weights ({str(e)[:200]}); is it whole?") from e
+
+
 def tensors(payload: dict, path: str | Path) -> dict[str, Tensor]:
     """`payload`, if it is a state dict: names and tensors, at least one."""
-    strange = [str(key) for key, value in payload.items() if not isinstance(value, Tensor)]
-    if strange or not payload:
-        found = f"its entry {strange[0]!r} is no tensor" if strange else "it is empty"
-        raise InputError(f"{path}: not a state dict: {found}")
+    if not payload:
+        raise InputError(f"{path}: not a state dict: it is empty")
+    for key, value in payload.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            what = "is no tensor" if isinstance(key, str) else "has a name that is no word"
+            raise InputError(f"{path}: not a state dict: its entry {key!r} {what}")
+        if value.layout is not torch.strided or value.is_complex():
+            kind = "complex" if value.is_complex() else "sparse"
+            raise InputError(f"{path}: its entry {key!r} is a {kind} tensor; a network has dense real ones")
     return dict(payload)
 
 

@@ -89,8 +89,12 @@ def test_multiply_adds_are_published(classes: int, options: dict, size: int, bil
     assert macs(meta(classes, **options), size) / 1e9 == pytest.approx(billions, rel=3e-3)
 
 
-@pytest.mark.parametrize(("output_stride", "size"), [(16, 512), (8, 1024)])
-@pytest.mark.parametrize("encoder", encoders.names())
+UNDILATED = [name for name in encoders.names() if name not in encoders.names(dilatable=True)]
+STRIDES = [(name, *case) for name in encoders.names(dilatable=True) for case in ((16, 512), (8, 1024))]
+STRIDES += [(name, 32, 512) for name in UNDILATED]
+
+
+@pytest.mark.parametrize(("encoder", "output_stride", "size"), STRIDES)
 def test_every_encoder(encoder: str, output_stride: int, size: int) -> None:
     model = meta(2, encoder=encoder, output_stride=output_stride)
     stages = profile(model, size)

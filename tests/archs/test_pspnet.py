@@ -240,7 +240,7 @@ def test_the_auxiliary_head_does_not_touch_the_logits() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("encoder", encoders.names())
+@pytest.mark.parametrize("encoder", encoders.names(dilatable=True))
 def test_every_encoder(encoder: str) -> None:
     """Branches share the deepest map's channels; the auxiliary head reads the map before it."""
     model = meta(2, encoder=encoder)

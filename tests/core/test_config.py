@@ -46,11 +46,12 @@ def test_rates_by_formula() -> None:
         t = (s - 10) / 100
         assert rate(s, 110, 10, "cosine") == pytest.approx(0.5 * (1 + math.cos(math.pi * t)))
         assert rate(s, 110, 10, "poly") == pytest.approx((1 - t) ** 0.9)
+        assert rate(s, 110, 10, "linear") == pytest.approx(1 - t)
         assert rate(s, 110, 10, "step") == pytest.approx(1 if t < 2 / 3 else 0.1 if t < 8 / 9 else 0.01)
 
 
 def test_every_schedule_ends_above_zero_and_never_jumps_up_after_warmup() -> None:
-    for schedule in ("cosine", "poly", "step", "constant"):
+    for schedule in ("cosine", "poly", "linear", "step", "constant"):
         rates = [rate(s, 50, 5, schedule) for s in range(50)]
         assert rates[-1] > 0
         assert all(a >= b for a, b in pairwise(rates[4:]))

@@ -47,6 +47,18 @@ def test_where_decay_acts(rule: str, decayed: set[str], optimizer: str) -> None:
     assert rule in DECAYED
 
 
+def test_what_is_not_called_norm_decays() -> None:
+    """SegFormer: no LayerNorm decays, but biases do, and the head's BatchNorm, which is called bn."""
+    with torch.device("meta"):
+        model = zoo.build("segformer_b0")
+    held = settings(model, "weight_decay", weight_decay=0.5, decay_on="not_norm")
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)]
+    assert len(norms) == 8 * 2 + 6 + 4 + 4  # in 8 blocks, behind reduction, behind patches, at stages' ends
+    spared = {f"{name}.{word}" for name in norms for word in ("weight", "bias")}
+    assert {name for name, value in held.items() if value == 0} == spared
+    assert held["head.bn.weight"] == held["encoder.block1.0.attn.q.bias"] == 0.5
+
+
 def test_the_head_is_all_that_is_not_the_encoder() -> None:
     held = settings(Net(), "factor", head_lr=10.0)
     assert held == {n: 1.0 if n.startswith("encoder") else 10.0 for n, _ in Net().named_parameters()}

@@ -1,6 +1,7 @@
 """Masks, images and weights must move together: where they do not, every network learns shifted outlines,
 and where a mask loses a bit, one class learns nothing, both without a word of error."""
 
+import colorsys
 import math
 import time
 from itertools import product
@@ -381,6 +382,41 @@ def test_grey_and_noise_leave_masks_alone() -> None:
         assert (np.diff(levels) >= 0).all()  # brighter stays brighter
         assert (grey.ravel() == levels.repeat(16)).all()
         assert abs(grey.mean() - ramp.mean()) < 60
+
+
+def photometric(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, float]]:
+    """SSD's distortion from its words, a pixel at a time by colorsys, on the same draws; what was drawn."""
+    drawn = {"brightness": rng.uniform(-32, 32) if rng.random() < 0.5 else 0.0}
+    drawn["contrast"] = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
+    drawn["saturation"] = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
+    drawn["hue"] = int(rng.integers(-18, 19)) * 2 / 360 if rng.random() < 0.5 else 0.0
+    drawn["late"] = rng.random() < 0.5
+    y = (image + drawn["brightness"]).clip(0, 255)
+    if not drawn["late"]:
+        y = (y * drawn["contrast"]).clip(0, 255)
+    for pixel in y.reshape(-1, 3) if image.ndim == 3 else []:
+        h, s, v = colorsys.rgb_to_hsv(*pixel / 255)
+        pixel[:] = np.array(colorsys.hsv_to_rgb((h + drawn["hue"]) % 1, min(s * drawn["saturation"], 1), v))
+        pixel *= 255
+    return (y * drawn["contrast"]).clip(0, 255) if drawn["late"] else y, drawn
+
+
+def test_colour_is_photometric_distortion() -> None:
+    """Of colours and of grey, which stays grey; OpenCV's hue and saturation have 8 bits."""
+    mask = rng().integers(0, 256, (16, 16), dtype=np.uint8)
+    seen = []
+    for seed in range(60):
+        image = rng(seed + 100).integers(40, 216, (16, 16, 3), dtype=np.uint8)
+        for picture in (image, image[..., 0]):
+            out = Augment("colour", (16, 16))(Sample(picture, mask, "noise"), rng(seed))
+            expected, drawn = photometric(picture, rng(seed))
+            assert (out.image.dtype, out.image.shape) == (np.uint8, picture.shape)
+            assert np.abs(out.image - expected).max() < 8
+            assert np.abs(out.image - expected).mean() < 1.5
+            np.testing.assert_array_equal(out.mask, mask)
+        seen.append(drawn)
+    for word, nothing in (("brightness", 0), ("contrast", 1), ("saturation", 1), ("hue", 0), ("late", 0)):
+        assert 0.25 < np.mean([drawn[word] == nothing for drawn in seen]) < 0.75, word
 
 
 def test_noise_is_normal() -> None:

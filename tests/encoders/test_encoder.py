@@ -68,7 +68,7 @@ def test_depth_is_between_one_and_all_maps() -> None:
 
 
 @torch.no_grad()
-@every_encoder
+@pytest.mark.parametrize("name", encoders.names(dilatable=True))
 def test_maps_are_as_wide_and_as_large_as_said(name: str) -> None:
     """Finest first, sizes rounded up; fewer distinct strides, never fewer maps."""
     whole, encoder = meta(name), meta(name, 2, output_stride=8)
@@ -80,6 +80,21 @@ def test_maps_are_as_wide_and_as_large_as_said(name: str) -> None:
         (2, c, -(-75 // s), -(-46 // s)) for c, s in zip(encoder.channels, encoder.strides, strict=True)
     ]
     assert encoder.normalisation is None
+
+
+@pytest.mark.parametrize("name", [n for n in encoders.names() if n not in encoders.names(dilatable=True)])
+def test_maps_without_dilation_are_as_wide_and_as_large_as_said(name: str) -> None:
+    """From stride 4 on; their sizes round up, too."""
+    encoder = meta(name, 2)
+    assert (encoder.in_channels, encoder.strides) == (2, (4, 8, 16, 32))
+    maps = encoder(torch.empty(2, 2, 75, 46, device="meta"))
+    assert [m.shape for m in maps] == [
+        (2, c, -(-75 // s), -(-46 // s)) for c, s in zip(encoder.channels, encoder.strides, strict=True)
+    ]
+
+
+def test_an_encoder_knows_its_name() -> None:
+    assert {meta(name).name for name in encoders.names()} == set(encoders.names())
 
 
 @every_encoder

@@ -18,6 +18,7 @@ from zoo import encoders
 from zoo.encoders import Normalisation, pretrained
 from zoo.encoders.pretrained import IMAGENET, fit_input, fit_normalisation
 from zoo.errors import InputError
+from zoo.state import read
 
 Put = Callable[[str, dict], Path]
 
@@ -32,7 +33,7 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Put:
     real = pretrained.source
 
     def write(name: str, state: dict) -> Path:
-        path = folder / real(name).url.rsplit("/", 1)[1]
+        path = folder / (real(name).file or real(name).url.rsplit("/", 1)[1])
         torch.save(state, path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
         monkeypatch.setattr(pretrained, "source", lambda name: real(name)._replace(sha256=digest))
@@ -88,6 +89,48 @@ def test_timms_weights(name: str, normalisation: Normalisation, put: Put) -> Non
     x = torch.randn(1, 3, 65, 47)
     assert_close(encoder(x)[-1], reference.forward_features(x))
     assert encoder.normalisation == normalisation
+
+
+@pytest.mark.parametrize("depth", [None, 2])
+def test_hrnets_weights(depth: int | None, put: Put) -> None:
+    timm = pytest.importorskip("timm")
+    reference = randomised(timm.create_model("hrnet_w18", pretrained=False))
+    put("hrnet_w18", reference.state_dict())
+    encoder = encoders.build("hrnet_w18", pretrained=True, depth=depth).eval()
+    encoder.upsampling = "nearest"  # as the classifier has it
+    x = torch.randn(1, 3, 64, 96)
+    y = reference.bn1(reference.conv1(x)).relu()
+    y = reference.bn2(reference.conv2(y)).relu()
+    for ours, theirs in zip(encoder(x), reference.stages(y)[:depth], strict=True):
+        assert_close(ours, theirs)
+    assert encoder.normalisation == IMAGENET
+
+
+@pytest.mark.parametrize("depth", [None, 3])
+def test_mix_transformers_weights(depth: int | None, put: Put, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    transformers.logging.disable_progress_bar()
+    reference = transformers.SegformerForImageClassification(transformers.SegformerConfig()).eval()
+    for p in reference.parameters():  # biases and scales start as zeros and ones, which hides an exchange
+        nn.init.normal_(p, p.mean().item(), 0.05)
+    reference.save_pretrained(tmp_path)
+    put("mit_b0", read(tmp_path / "model.safetensors"))
+    encoder = encoders.build("mit_b0", pretrained=True, depth=depth).eval()
+    for module in encoder.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-5  # as transformers computes
+    x = torch.randn(1, 3, 65, 47)
+    theirs = reference(x, output_hidden_states=True).hidden_states
+    for ours, their in zip(encoder(x), theirs[:depth], strict=True):
+        assert_close(ours, their)
+    assert encoder.normalisation == IMAGENET
+
+
+def test_a_mix_transformer_of_another_layout_is_refused(put: Put) -> None:
+    path = put("mit_b0", {"patch_embed1.proj.weight": torch.zeros(1), "classifier.bias": torch.zeros(1)})
+    says = rf"{path} for encoder mit_b0: 1 keys have no place here, \['patch_embed1\.proj\.weight'\]"
+    with pytest.raises(InputError, match=says):
+        encoders.build("mit_b0", pretrained=True)
 
 
 @pytest.mark.parametrize(("name", "depth"), [("resnet18", 3), ("efficientnet_b0", 2), ("regnet_y_400mf", 4)])
@@ -179,13 +222,27 @@ def test_torchvisions_table_is_torchvisions() -> None:
 
 def test_our_table_is_timms() -> None:
     timm = pytest.importorskip("timm")
+    tags = {"resnet": "gluon_in1k", "xception": "tf_in1k", "hrnet": "ms_in1k"}
     for name, origin in pretrained.SOURCES.items():
         assert name in encoders.names()
+        if name.startswith("mit"):
+            continue
+        assert origin.whose == "timm"
         assert origin.url.endswith(f"-{origin.sha256}.pth")
-        config = timm.models.get_pretrained_cfg(f"{name}.{'tf' if 'xception' in name else 'gluon'}_in1k")
+        family = re.match("[a-z]+", name)[0]
+        config = timm.models.get_pretrained_cfg(f"{name}.{tags[family]}")
         assert origin.normalisation == (config.mean, config.std)
         assert origin.licence.lower() == config.license
-        assert config.url in (origin.url, None, "")  # timm no longer names the files of its Xceptions
+        assert config.url in (origin.url, None, "")  # timm no longer names the files of these two families
+
+
+def test_every_mix_transformer_is_at_hugging_face() -> None:
+    for size in ("b0", "b1", "b2", "b3", "b4", "b5"):
+        origin = pretrained.source(f"mit_{size}")
+        assert origin.url == f"https://huggingface.co/nvidia/mit-{size}/resolve/main/pytorch_model.bin"
+        assert origin.file == f"mit-{size}.bin"
+        assert "non-commercial" in origin.licence
+        assert origin.normalisation == IMAGENET
 
 
 # ------------------------------------------------------------------ files that are not those

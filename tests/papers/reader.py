@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,8 @@ ENCODERS = {  # module of zoo.encoders: its note
     "efficientnet": "papers/efficientnet.md",
     "regnet": "papers/regnet.md",
     "xception": "papers/xception.md",
+    "hrnet": "papers/hrnet.md",
+    "mit": "papers/segformer.md",
 }
 SECTIONS = [
     "1. In three sentences",
@@ -104,7 +107,9 @@ def number(text: str) -> int:
 
 
 def load_script(path: Path) -> ModuleType:
-    """A script outside the package, as a module."""
+    """A script outside the package, as a module; what lies beside it can be imported, as by running it."""
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -11,7 +11,7 @@ from zoo.profile import macs
 
 from .reader import ENCODERS, ROOT, Note, docstring, number, tables
 
-NOT_FAMILIES = {"__init__", "encoder", "pretrained"}
+NOT_FAMILIES = {"__init__", "encoder", "layouts", "pretrained"}
 
 
 @pytest.fixture(params=ENCODERS)

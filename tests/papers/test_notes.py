@@ -19,7 +19,7 @@ from .reader import ARCHITECTURES, ENCODERS, PAPERS, ROOT, SECTIONS, Note, links
 STATUS = {"kept", "changed", "unspecified", "left out"}
 
 
-@pytest.fixture(params=[*ARCHITECTURES, *ENCODERS.values()])
+@pytest.fixture(params=sorted({*ARCHITECTURES, *ENCODERS.values()}))
 def note(request: pytest.FixtureRequest) -> Note:
     return Note(ROOT / request.param)
 

@@ -7,6 +7,8 @@ from zoo.archs import fcn
 from zoo.archs import pspnet
 from zoo.archs import unetpp
 from zoo.archs import deeplabv3plus
+from zoo.archs import hrnet_ocr
+from zoo.archs import segformer
 # isort: on
 
-__all__ = ["deeplabv3plus", "fcn", "pspnet", "unet", "unet_halved", "unetpp"]
+__all__ = ["deeplabv3plus", "fcn", "hrnet_ocr", "pspnet", "segformer", "unet", "unet_halved", "unetpp"]

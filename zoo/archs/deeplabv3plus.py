@@ -109,6 +109,7 @@ class DeepLabV3Plus(nn.Module):
         if not rates or min(rates) < 1:
             raise InputError(f"deeplabv3plus: rates {rates} must be one number or more, each >= 1")
         self.rates, self.min_size = rates, output_stride + 1
+        self.encoder.keep(4, self.encoder.strides[-1])
         self.early = self.encoder.strides.index(4)  # which map the decoder joins
 
         self.aspp = ASPP(self.encoder.channels[-1], rates, separable=separable, image_pooling=image_pooling)

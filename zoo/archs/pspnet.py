@@ -74,7 +74,8 @@ def classifier(in_channels: int, width: int, num_classes: int, dropout: float) -
     year=2017,
     url="https://arxiv.org/abs/1612.01105",
     note="papers/pspnet.md",
-    encoders=encoders.names(),
+    encoders=encoders.names(dilatable=True),
+    encoders_why="it needs maps at output stride 8",
 )
 class PSPNet(nn.Module):
     """Fig. 3: dilated encoder, pyramid pooling, classifier; Fig. 4: an auxiliary classifier in training.

@@ -86,7 +86,8 @@ class Node(nn.Module):
     year=2018,
     url="https://arxiv.org/abs/1807.10165",
     note="papers/unetpp.md",
-    encoders=encoders.names(),
+    encoders=encoders.names(dilatable=True),
+    encoders_why="its column X^{i,0} starts at stride 2",
 )
 class UNetPP(nn.Module):
     """Fig. 1a: the nodes X^{i,j} with i + j <= level, and a head on X^{0,level}.

@@ -17,8 +17,8 @@ from zoo.errors import InputError, nearest
 Plain = None | bool | int | float | str | tuple["Plain", ...]
 
 OPTIMIZERS = ("adamw", "sgd")
-DECAYED = ("weights", "dense", "all")  # see zoo.core.optimizer
-SCHEDULES = ("constant", "cosine", "poly", "step")
+DECAYED = ("weights", "dense", "not_norm", "all")  # see zoo.core.optimizer
+SCHEDULES = ("constant", "cosine", "poly", "linear", "step")
 AMP_WORDS = ("auto", *AMP)
 CHOICES = {"optimizer": OPTIMIZERS, "decay_on": DECAYED, "schedule": SCHEDULES, "amp": AMP_WORDS}
 
@@ -197,7 +197,8 @@ def rate(step: int, total: int, warmup: int, schedule: str) -> float:
     """The factor on `lr` at optimizer step `step` of `total`, counted from 0; `warmup` in steps.
 
     Warm-up is linear from 1/warmup to 1.  After it, with t from 0 to 1 over the rest:
-    constant 1; cosine (1 + cos πt)/2; poly (1 - t)^0.9; step: a tenth at t = 2/3 and again at 8/9.
+    constant 1; cosine (1 + cos πt)/2; poly (1 - t)^0.9; linear (poly of power 1) 1 - t;
+    step: a tenth at t = 2/3 and again at 8/9.
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -207,6 +208,8 @@ def rate(step: int, total: int, warmup: int, schedule: str) -> float:
             return (1 + math.cos(math.pi * t)) / 2
         case "poly":
             return (1 - t) ** 0.9
+        case "linear":
+            return 1 - t
         case "step":
             return 0.1 ** ((t >= 2 / 3) + (t >= 8 / 9))
     return 1.0

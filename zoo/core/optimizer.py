@@ -15,20 +15,27 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         all       every parameter
         weights   those of more than one dimension: neither biases nor the scales and shifts of norms
         dense     those but for the kernels of depthwise convolutions
+        not_norm  every parameter but those with "norm" in their name, which is how mmsegmentation's recipes
+                  spare the norms of a transformer (and of a head whose BatchNorm is called `bn`, nothing)
     """
     encoder = getattr(model, "encoder", None)
     slow = {id(p) for p in encoder.parameters()} if encoder is not None else set()
     kernels = {id(m.weight) for m in model.modules() if isinstance(m, nn.Conv2d) and depthwise(m)}
     # By rule, not by strength: a run without any decay has the groups it had in the first release, too.
-    keys = [(factor, spared) for factor in (1.0, config.head_lr) for spared in (False, True)]
+    keys = [(factor, without) for factor in (1.0, config.head_lr) for without in (False, True)]
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {key: [] for key in keys}
-    for p in model.parameters():
+    for name, p in model.named_parameters():
         factor = 1.0 if id(p) in slow else config.head_lr
-        small = p.ndim <= 1 or (config.decay_on == "dense" and id(p) in kernels)
-        groups[factor, small and config.decay_on != "all"].append(p)
+        spared = {
+            "all": False,
+            "weights": p.ndim <= 1,
+            "dense": p.ndim <= 1 or id(p) in kernels,
+            "not_norm": "norm" in name,
+        }[config.decay_on]
+        groups[factor, spared].append(p)
     listed = [
-        {"params": parameters, "weight_decay": 0.0 if spared else config.weight_decay, "factor": factor}
-        for (factor, spared), parameters in groups.items()
+        {"params": parameters, "weight_decay": 0.0 if without else config.weight_decay, "factor": factor}
+        for (factor, without), parameters in groups.items()
         if parameters
     ]
     if config.optimizer == "sgd":

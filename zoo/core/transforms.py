@@ -36,6 +36,8 @@ WORDS = {
     "shift": "by up to 1/16 of each side",
     "crop": "a window of the output's size out of the image at 0.5 to 2 times its own scale",
     "grey": "gamma and contrast (about the mean) by 0.8 to 1.25, brightness by up to 0.08 of white",
+    "colour": "each in half of the samples: brightness by up to 1/8 of white, contrast and saturation by 0.5 "
+    "to 1.5, hue by up to 36 degrees (SSD)",
     "blur": "Gaussian, deviation up to 1.5 px, in half of the samples",
     "noise": "Gaussian, deviation 0 to 0.04 of white, each pixel by itself",
     "elastic": "displacements on a 3x3 grid, deviation 10 px (at most side / 20), bicubic (U-Net, Sec. 3.1)",
@@ -45,6 +47,7 @@ CROP = (0.5, 2.0)  # uniform, as in semseg and torchvision's references
 FACTOR = math.log(1.25)  # scale, gamma and contrast: uniform in the logarithm, so that 1 is the middle
 SHIFT = 1 / 16
 BRIGHTNESS = 0.08
+PHOTOMETRIC = (32.0, (0.5, 1.5), 18)  # "colour": grey levels, factors, OpenCV's hue (180 are a turn)
 BLUR = 1.5
 NOISE = 0.04 * 255
 ELASTIC = 10.0  # pixels, the paper's
@@ -78,6 +81,8 @@ class Augment:
             image = _blur(image, rng)
         if "grey" in self.words:
             image = _grey(image, rng)
+        if "colour" in self.words:
+            image = _colour(image, rng)
         if "noise" in self.words:
             image = _noise(image, rng)
         beyond = self.beyond if sample.mask.dtype == np.uint8 else None  # bits have no value to ignore
@@ -240,6 +245,33 @@ def _grey(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     pivot = (mean / 255) ** gamma
     values = (values - pivot) * contrast + pivot + brightness
     return cv2.LUT(image, np.rint(values.clip(0, 1) * 255).astype(np.uint8))
+
+
+def _colour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Photometric distortion (Liu et al., SSD, 2016): contrast before or behind saturation and hue.
+
+    A grey image has neither of these two.  Values are clipped and rounded after each of the three steps.
+    """
+    delta, factors, turn = PHOTOMETRIC
+    shift, contrast = (
+        rng.uniform(*bounds) if rng.random() < 0.5 else nothing
+        for bounds, nothing in (((-delta, delta), 0.0), (factors, 1.0))
+    )
+    saturation = rng.uniform(*factors) if rng.random() < 0.5 else 1.0
+    hue = int(rng.integers(-turn, turn + 1)) if rng.random() < 0.5 else 0
+    late = rng.random() < 0.5  # contrast comes last
+    image = cv2.LUT(image, _table(1.0 if late else contrast, shift))
+    if image.ndim == 3 and (saturation != 1 or hue):
+        h, s, v = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
+        h = ((h.astype(np.int16) + hue) % 180).astype(np.uint8)
+        image = cv2.cvtColor(cv2.merge([h, cv2.LUT(s, _table(saturation)), v]), cv2.COLOR_HSV2RGB)
+    return cv2.LUT(image, _table(contrast)) if late else image
+
+
+def _table(factor: float, shift: float = 0.0) -> np.ndarray:
+    """(x + shift) · factor for each of the 256 values x, rounded and clipped after either."""
+    values = np.rint((np.arange(256) + shift).clip(0, 255))
+    return np.rint((values * factor).clip(0, 255)).astype(np.uint8)
 
 
 def _blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

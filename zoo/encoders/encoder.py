@@ -21,6 +21,7 @@ class Encoder(nn.Module):
 
     channels, strides: of the maps that `forward` returns, finest first; sizes round up where they do not
         divide.  Dilation changes strides, never the number of maps.
+    name: what `zoo.encoders.build` knows it by; "" for one that was built by its class.
     normalisation: that of the weights it was loaded with; None for random weights.
     output_stride, dilate_first: what it was built with; no shape of its weights shows them.
     """
@@ -28,13 +29,21 @@ class Encoder(nn.Module):
     in_channels: int
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    name: str = ""
     normalisation: Normalisation | None = None
     output_stride: int = 32
     dilate_first: bool = False
+    dilatable = True  # maps at 2, 4, 8, 16, 32, and `Strides`; HRNet's and MiT's are at 4, 8, 16, 32
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) -> the maps, finest first."""
         raise NotImplementedError
+
+    def keep(self, *strides: int) -> None:
+        """Drop the weights that serve none of the maps at `strides`, and with them the maps that they made.
+
+        Most encoders have none: each map is on the way to the last.
+        """
 
 
 class Strides:
@@ -60,6 +69,15 @@ class Strides:
             stride = 1
         self.reached *= stride
         return stride, self.dilation if self.dilate_first else before, self.dilation
+
+
+def check_undilated(output_stride: int, who: str) -> None:
+    """Raise InputError unless `output_stride` is 32, the only one of encoders that are not `dilatable`."""
+    if output_stride != 32:
+        raise InputError(
+            f"output stride {output_stride} is not possible with {who}, whose maps stay at strides 4, 8, 16 "
+            f"and 32; choose 32"
+        )
 
 
 def check_depth(depth: int, maps: int) -> None:

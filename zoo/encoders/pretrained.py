@@ -11,11 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo import download, encoders, state
-from zoo.encoders.efficientnet import EfficientNet
 from zoo.encoders.encoder import Encoder, Normalisation
-from zoo.encoders.regnet import RegNet
-from zoo.encoders.resnet import ResNet
-from zoo.encoders.xception import Xception
+from zoo.encoders.layouts import DOWNLOADED, mapped
 from zoo.errors import InputError
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -23,18 +20,34 @@ INCEPTION = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # TensorFlow's: val
 
 
 class Source(NamedTuple):
-    """One file: its address, how its sha256 begins, its licence and the input that it expects."""
+    """One file: its address, how its sha256 begins, its licence and the input that it expects.
+
+    sha256: "" where none is published.  file: its name in the cache; "" for the last part of the address.
+    whose: the library or site that it comes from.
+    """
 
     url: str
     sha256: str
     licence: str
     normalisation: Normalisation
+    whose: str = "timm"
+    file: str = ""
 
 
 GLUON = "https://github.com/rwightman/pytorch-pretrained-gluonresnet/releases/download/v0.1/"
 TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
+HRNET = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-hrnet/"
+NVIDIA = "https://huggingface.co/nvidia/{}/resolve/main/pytorch_model.bin"
+NVIDIA_LICENCE = "NVIDIA Source Code License: non-commercial use only"
 
-# What torchvision lacks.  All are in timm's layout, which is ours for these encoders.
+
+def _mit(size: str) -> Source:
+    """The SegFormer authors', at Hugging Face, where every file is called pytorch_model.bin."""
+    whose, file = "NVIDIA at Hugging Face", f"mit-{size}.bin"
+    return Source(NVIDIA.format(f"mit-{size}"), "", NVIDIA_LICENCE, IMAGENET, whose, file)
+
+
+# What torchvision lacks.  How their keys become ours: `zoo.encoders.layouts`.
 SOURCES = {
     "resnet50s":  Source(GLUON + "gluon_resnet50_v1s-1762acc0.pth",  "1762acc0", "Apache-2.0", IMAGENET),
     "resnet101s": Source(GLUON + "gluon_resnet101_v1s-60fe0cc1.pth", "60fe0cc1", "Apache-2.0", IMAGENET),
@@ -42,6 +55,10 @@ SOURCES = {
     "xception41": Source(TIMM + "tf_xception_41-e6439c97.pth",       "e6439c97", "Apache-2.0", INCEPTION),
     "xception65": Source(TIMM + "tf_xception_65-c9ae96e8.pth",       "c9ae96e8", "Apache-2.0", INCEPTION),
     "xception71": Source(TIMM + "tf_xception_71-8eec7df1.pth",       "8eec7df1", "Apache-2.0", INCEPTION),
+    "hrnet_w18":  Source(HRNET + "hrnetv2_w18-8cb57bb9.pth",         "8cb57bb9", "MIT",        IMAGENET),
+    "hrnet_w32":  Source(HRNET + "hrnetv2_w32-90d8c5fb.pth",         "90d8c5fb", "MIT",        IMAGENET),
+    "hrnet_w48":  Source(HRNET + "hrnetv2_w48-abd2e6ab.pth",         "abd2e6ab", "MIT",        IMAGENET),
+    **{f"mit_{size}": _mit(size) for size in ("b0", "b1", "b2", "b3", "b4", "b5")},
 }  # fmt: skip
 
 TORCHVISION = (
@@ -55,14 +72,6 @@ TORCHVISION = (
 )  # fmt: skip
 
 NAMES = (*TORCHVISION, *SOURCES)
-
-# The classifier behind each family, which an encoder does without: the one thing dropped from every file.
-CLASSIFIER: dict[type[Encoder], tuple[str, ...]] = {
-    ResNet: ("fc.",),
-    EfficientNet: ("features.8.", "classifier."),  # a last 1×1 convolution widens the map for pooling
-    RegNet: ("fc.",),
-    Xception: ("head.",),
-}
 
 
 def source(name: str) -> Source:
@@ -85,6 +94,7 @@ def source(name: str) -> Source:
         digits[1] if digits else "",
         "BSD-3-Clause",
         Normalisation(tuple(expects.mean), tuple(expects.std)),
+        "torchvision",
     )
 
 
@@ -97,18 +107,25 @@ def load(encoder: Encoder, name: str) -> None:
     Raises InputError where there are no weights, or not these.
     """
     origin = source(name)
-    path = download.fetch(origin.url, sha256=origin.sha256)
-    weights = state.tensors(state.read(path), path)
-    weights = {key: w for key, w in weights.items() if not key.startswith(CLASSIFIER[type(encoder)])}
+    path = download.fetch(origin.url, name=origin.file, sha256=origin.sha256)
+    weights, _, unknown = mapped(state.tensors(state.read(path), path), DOWNLOADED[type(encoder)])
+    if unknown:
+        raise InputError(f"{path} for encoder {name}: {len(unknown)} keys have no place here, {unknown[:3]}")
     fit_input(encoder, weights)
-    own = encoder.state_dict()
-    if weights.keys() - own.keys():  # of a depth that the encoder does without, or of another network
-        with torch.device("meta"):
-            whole = encoders.build(name, encoder.in_channels)
-        state.check(whole, weights, f"{path} for encoder {name}")
-        weights = {key: w for key, w in weights.items() if key in own}
+    weights = fit_depth(encoder, name, weights, f"{path} for encoder {name}")
     state.load_strict(encoder, weights, f"{path} for encoder {name}")
     encoder.normalisation = fit_normalisation(origin.normalisation, encoder.in_channels)
+
+
+def fit_depth(encoder: Encoder, name: str, weights: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """`weights`, those of the whole encoder called `name`, without what one of fewer maps lacks."""
+    own = encoder.state_dict()
+    if not weights.keys() - own.keys():
+        return weights
+    with torch.device("meta"):
+        whole = encoders.build(name, encoder.in_channels)
+    state.check(whole, weights, where)
+    return {key: tensor for key, tensor in weights.items() if key in own}
 
 
 def fit_input(module: nn.Module, weights: dict[str, Tensor]) -> bool:
