@@ -33,6 +33,7 @@ from zoo.stages import stages
 
 LARGEST = 512  # pixels of an image's longer side where neither a flag nor a checkpoint says how large
 TILE, ACROSS = 144, 8  # side of a tile in pixels, and tiles in a row
+STAGES = 10  # in a row of the index: UNet++'s five nodes, four heads and logits
 MOST = 32  # maps of a stage, where no flag says how many
 STRETCH = 512  # pixels by which the input grows to tell strides: a multiple of every stride
 DIM = (150, 150, 150)
@@ -270,7 +271,15 @@ def index(seen: Sequence[Seen], image: np.ndarray, answer: np.ndarray | None = N
     ends = [_cell(_fitted(image), [("image", TEXT), size])]
     ends += [] if answer is None else [_cell(_fitted(answer), [("mask", TEXT), size])]
     lines = [ends, *(rows[stride] for stride in sorted(rows))]
-    return grid([grid(line, ACROSS) for line in lines], 1)
+    return _stacked([grid(line, STAGES) for line in lines])
+
+
+def _stacked(lines: Sequence[np.ndarray]) -> np.ndarray:
+    """One below the other, each of its own height."""
+    width = max(line.shape[1] for line in lines)
+    edges = [((0, 4), (0, width - line.shape[1]), (0, 0)) for line in lines]
+    wide = [np.pad(line, edge, constant_values=PAPER) for line, edge in zip(lines, edges, strict=True)]
+    return np.concatenate(wide)[:-4]
 
 
 def _cell(picture: np.ndarray, words: Sequence[tuple[str, tuple[int, int, int]]]) -> np.ndarray:
