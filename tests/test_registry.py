@@ -127,7 +127,7 @@ def test_describe() -> None:
         (lambda: zoo.build("unetp"), r"unknown architecture 'unetp'; nearest: unetpp, unet"),
         (lambda: zoo.describe("segnet"), r"unknown architecture 'segnet'; (nearest|known): .*unet"),
         (lambda: zoo.build("unet", widht=3), r"unet has no option 'widht'; nearest: width; see zoo.describe"),
-        (lambda: zoo.build("unet", num_class=3), r"unet has no option 'num_class'; known: dropout, padded, width"),
+        (lambda: zoo.build("unet", num_class=3), r"no option 'num_class'; known: dropout, padded, width"),
         (lambda: zoo.build("unet", width="wide"), r"option width of unet must be int, not 'wide'"),
         (lambda: zoo.build("unet", width=True), r"option width of unet must be int, not True"),
         (lambda: zoo.build("unet", width=0), r"width 0 must be >= 1"),
