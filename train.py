@@ -7,13 +7,16 @@ from pathlib import Path
 
 from zoo import names
 from zoo.core import checkpoint
-from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, Plain, TrainConfig, as_typed
+from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, TrainConfig
+from zoo.core.dataset import FETCHED, KINDS, typed
 from zoo.core.display import Display
+from zoo.core.loggers import LOGGERS
 from zoo.core.recipes import DATA_DEFAULTS, RECIPES, RESUMABLE, resolve, resume
 from zoo.core.run import choose_folder
 from zoo.core.trainer import Interrupted, Trainer
 from zoo.core.transforms import WORDS
 from zoo.errors import InputError
+from zoo.options import as_typed, option, size
 
 DEFAULTS = {f.name: getattr(TrainConfig(), f.name) for f in fields(TrainConfig)}
 
@@ -37,37 +40,10 @@ def overrides(name: str, default: object) -> str:
     return "".join(f"; {', '.join(names)}: {value}" for value, names in whose.items())
 
 
-def size(text: str) -> tuple[int, int]:
-    """`256` or `256x384` (height x width)."""
-    h, _, w = text.partition("x")
-    return int(h), int(w or h)
-
-
 def fold(text: str) -> tuple[int, int]:
     """`0/5`."""
     i, n = text.split("/")
     return int(i), int(n)
-
-
-def option(text: str) -> tuple[str, Plain]:
-    """`width=16` or `bins=1,2,3,6`: a value as `plain` reads it, or several of them."""
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r}: write key=value")
-    return key, tuple(plain(v) for v in value.split(",") if v) if "," in value else plain(value)
-
-
-def plain(text: str) -> Plain:
-    """A number, true, false or none where the text reads as one."""
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            pass
-    return text
 
 
 def start(text: str) -> bool | str:
@@ -105,7 +81,10 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--reset-head", "start with a fresh classifier where those weights are of other classes",
         action="store_true")
     g = p.add_argument_group("data")
-    add(g, "--data", "phantom, folder:PATH or handbone:PATH", metavar="SOURCE")
+    *some, last = map(typed, KINDS)
+    add(g, "--data", f"{', '.join(some)} or {last}", metavar="SOURCE")
+    add(g, "--download", f"fetch the set to PATH if it is not there: {', '.join(FETCHED)}",
+        action="store_true")
     add(g, "--task", "multilabel, multiclass or binary; read from the data where it can be", metavar="TASK")
     add(g, "--ignore", "mask value to leave out; may be repeated", metavar="VALUE", type=int, action="append")
     add(g, "--val-fraction", "share of data without a split that validates", metavar="SHARE", type=float)
@@ -138,6 +117,8 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--seed", "every random choice follows from it", metavar="N", type=int)
     add(g, "--device", "auto, cpu, cuda or cuda:N", metavar="DEVICE")
     g = p.add_argument_group("run")
+    add(g, "--log", f"where numbers and pictures go besides the run folder: {', '.join(LOGGERS)}, or both "
+        "joined by +", metavar="WORDS")
     add(g, "--out", "new folder for the run (default: runs/ARCH-DATA, numbered)", metavar="DIR", type=Path)
     add(g, "--resume", f"go on with the run in this folder; only {', '.join(RESUMABLE)} may be given besides",
         metavar="DIR", type=Path)

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 import zoo
-from zoo.core.config import TrainConfig, as_typed
+from zoo.core.config import TrainConfig
 from zoo.core.device import resolve_amp
 from zoo.core.display import Display
 from zoo.core.loader import whole_images
@@ -40,6 +40,7 @@ from zoo.core.predictor import Predictor
 from zoo.core.recipes import resolve
 from zoo.core.trainer import Trainer
 from zoo.errors import InputError
+from zoo.options import as_typed
 from zoo.profile import macs
 
 ENCODERS = ("resnet18", "hrnet_w18", "mit_b0")  # the first of these that an architecture takes

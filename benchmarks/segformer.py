@@ -10,13 +10,13 @@ is forward, cross-entropy and backward; the optimizer's part is the same for bot
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import memory
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -106,18 +106,7 @@ def print_peak(side: str, size: str, end: str, pixels: int, train: bool) -> None
     model = SIDES[side](size)
     run = job(model, getattr(model, end), torch.randn(1, 3, pixels, pixels), train)
     job(model, getattr(model, end), torch.randn(1, 3, 64, 64), train)()  # whatever is loaded on first use
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    for _ in range(3):
-        run()
-    print(resident("VmHWM") - before)
-
-
-def resident(word: str) -> float:
-    """MiB of this process in memory: now (VmRSS) or at the peak (VmHWM)."""
-    found = re.search(rf"{word}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) / 1024
+    print(memory.peak(run, times=3))
 
 
 def twins(size: str) -> tuple[Theirs, Ours]:

@@ -1,8 +1,11 @@
-"""What papers and their authors' code published of training: literals, which notes and recipes must repeat.
+"""What papers and their authors' code published: literals, which notes and recipes must repeat.
 
 PUBLISHED: (architecture, setting) -> (value in our words, where it is said).  The place is quoted by the
 note's section 6, in its column "origin".
+Below it, numbers of networks that are not ours to count: other people's code, or the papers' own print.
 """
+
+from typing import NamedTuple
 
 _HRNET_OCR = "the HRNet-OCR code"
 _REFERENCES = "torchvision's references"
@@ -112,3 +115,74 @@ PUBLISHED: dict[tuple[str, str], tuple[object, str]] = {
         }.items()
     },
 }  # fmt: skip
+
+# Billions of multiply-adds in Tables 3 and 5 of DeepLabV3+, by the note's cells: encoder, options, classes.
+DEEPLAB_MACS = {
+    ("Xception-65", "", "21"): "54.17",
+    ("Xception-65", "`output_stride=8`", "21"): "177.10",
+    ("Xception-65", "`separable=False`", "21"): "89.76",
+    ("Xception-65", "`separable=False`, `output_stride=8`", "21"): "262.59",
+    ("ResNet-101, stem of three 3×3", "`separable=False`", "21"): "101.28",
+}
+# Side of the input that each is scaled with, in the authors' efficientnet_builder.py.
+EFFICIENTNET_SIZES = {
+    "efficientnet_b0": 224, "efficientnet_b1": 240, "efficientnet_b2": 260, "efficientnet_b3": 300,
+    "efficientnet_b4": 380, "efficientnet_b5": 456, "efficientnet_b6": 528, "efficientnet_b7": 600,
+}  # fmt: skip
+
+
+class Rounded(NamedTuple):
+    """A RegNet that its authors' code rounds otherwise than torchvision: stages, their widths, its size."""
+
+    name: str
+    stages: tuple[int, ...]
+    widths: tuple[int, ...]
+    parameters: int
+
+
+# Counted with pycls' rule and timm's networks of the same names; by the first cell of the note.
+REGNET_ROUNDED = {
+    "X-400MF, stage 4, groups of 16": Rounded("regnet_x_400mf", (4,), (384,), 5_157_512),
+    "Y-800MF, stages 2 and 4, groups of 16": Rounded("regnet_y_800mf", (2, 4), (128, 768), 6_263_168),
+    "Y-8GF, stage 1, groups of 56": Rounded("regnet_y_8gf", (1,), (168,), 39_180_068),
+}
+
+# Phrases of the notes with numbers of others: note -> {phrase: where it is from}.
+PHRASES: dict[str, dict[str, str]] = {
+    "deeplabv3plus": {
+        "runs 30,000 steps": "DeepLabV3 Sec. 4.1",
+        "26,682,725 (R50)": "counted with segmentation_models_pytorch 0.6.0",
+        "39,761,845 (R50)": "counted with VainF/DeepLabV3Plus-Pytorch",
+        "54,705,317 (X65)": "counted with jfzhang95/pytorch-deeplab-xception",
+    },
+    "fcn": {"torchvision states 152.717 and 232.738 billion": "torchvision's weights, _ops"},
+    "hrnet": {
+        "45.2 million parameters, where it makes 45.9": "the paper; counted with the authors' code",
+        "for 160,000 steps": "mmsegmentation's list of models",
+    },
+    "ocr": {
+        "which the paper prints as 1,206.3": "as printed for it, in units of 2^30",
+        "74,520,390 | 70,371,446": "counted from the definitions in openseg.pytorch and mmsegmentation",
+        "74.5 million parameters": "the same, rounded",
+        "for 160,000 steps": "mmsegmentation's list of models",
+        "shares of 100,000 pixels": "no network: about as many as a crop of Cityscapes has",
+        "166,912 equal pixels": "no network: the number is the test's",
+    },
+    "pspnet": {
+        "150,000 for ADE20K, 30,000 for VOC, 90,000 for Cityscapes": "Sec. 5.1",
+        "24,393,173": "counted with segmentation_models_pytorch 0.6.0",
+        "22 million lie idle": "the same: parameters without a gradient",
+    },
+    "segformer": {
+        "after 40,000 iterations": "Table 1b",
+        "95.7 G, and 183.3": "Table 1a",
+        "125.5 to 1460.4 G": "Table 1a",
+        "24,761,686 parameters": "counted with mmsegmentation's SegformerHead",
+    },
+    "unet": {"17,263,042 (3 channels, 2 classes)": "counted with milesial/Pytorch-UNet, bilinear=True"},
+    "unetpp": {
+        "The 9.13 M of the wide U-Net": "2018 Table 3",
+        "9,162,753 parameters": "counted with 4uiiurz1/pytorch-nested-unet, which has BatchNorm, too",
+    },
+    "xception": {"20,806,952 parameters": "counted with VainF/DeepLabV3Plus-Pytorch, without the classifier"},
+}

@@ -14,7 +14,7 @@ from zoo.registry import architecture, check_size, legal_size, margin
 
 # Narrow variants of every architecture: each option appears, and each pair that could disturb one another.
 VARIANTS = {
-    "unet": [{"width": 4}, {"width": 4, "dropout": 0.0}],
+    "unet": [{"width": 4}, {"width": 4, "dropout": 0.0}, {"width": 4, "padded": True}],
     "unet_halved": [{"encoder": "resnet18"}, {"encoder": "resnet18", "decoder_channels": (8, 8, 4, 4, 4)}],
     "fcn": [{"encoder": "resnet18"}, {"encoder": "resnet18", "aux": False}],
     "pspnet": [
@@ -41,7 +41,7 @@ VARIANTS = {
         {"encoder": "hrnet_w18", "ocr": False, "literal": True},
         {"encoder": "hrnet_w18", "literal": True},
     ],
-    "segformer_b0": [{}, {"literal": True, "width": 16}],
+    "segformer_b0": [{}, {"literal": True, "width": 16, "reductions": (4, 2, 1, 1)}],
 }
 CASES = [(name, options) for name, variants in VARIANTS.items() for options in variants]
 IDS = [f"{name}-{'-'.join(f'{k}={v}' for k, v in options.items())}" for name, options in CASES]

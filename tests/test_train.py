@@ -22,6 +22,7 @@ FLAGS = (
     "--task --ignore --size --epochs --batch --accumulate --lr --head-lr --optimizer --momentum "
     "--weight-decay --decay-on --schedule --warmup --clip --patience --loss --augment --amp --workers --seed "
     "--limit-train --limit-val --device --out --resume "
+    "--download --log "
 ).split()
 
 
@@ -88,8 +89,9 @@ def test_a_run_and_its_resumption(shapes: Path, tmp_path: Path, capsys: pytest.C
     said = capsys.readouterr().out
     for expected in ("configuration", "deep_supervision=True", "epoch 1/1", "disc", "infer.py", "best.pt"):
         assert expected in said
-    assert main(["--resume", str(out), "--epochs", "2"]) == 0
+    assert main(["--resume", str(out), "--epochs", "2", "--log", "tensorboard"]) == 0
     assert [json.loads(x)["epoch"] for x in (out / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    assert len(list((out / "tensorboard").iterdir())) == 1, "a log may be added on the way"
     assert zoo.load(out / "best.pt").deep_supervision
 
 
@@ -144,6 +146,18 @@ def test_a_published_size_and_crop_through_the_door(shapes: Path, tmp_path: Path
     assert rates == {1.0: pytest.approx(0.01), 10.0: pytest.approx(0.1)}
 
 
+def test_a_padded_unet_sees_whole_images(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """It has no margin, so nothing is cut into tiles, and its masks have the image's size."""
+    out = tmp_path / "run"
+    flags = f"--arch unet --opt padded=true --opt width=2 --data folder:{shapes} --size 33x47 --epochs 1"
+    assert main(f"{flags} --limit-train 2 --limit-val 1 --workers 0 --amp off --out {out}".split()) == 0
+    capsys.readouterr()
+    preprocess = checkpoint.read(out / "last.pt").preprocess
+    assert (preprocess.tile, preprocess.size) == (False, (33, 47))
+    assert zoo.load(out / "best.pt").margin == 0
+    assert main(f"--resume {out} --size 33x47 --epochs 2".split()) == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -174,6 +188,9 @@ def test_a_published_size_and_crop_through_the_door(shapes: Path, tmp_path: Path
         ("--epochs 0", "--epochs"),
         ("--device cuda:99", "cuda:99"),
         ("--task multilable", "multilabel"),
+        ("--log tensorbord", "nearest: tensorboard"),
+        ("--download", "fetches voc and pets, not folder"),
+        ("--data voc:/nowhere", "--download makes it"),
     ],
 )
 def test_a_mistake_is_one_line_with_what_to_do(

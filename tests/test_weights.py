@@ -763,3 +763,19 @@ def test_importing_zoo_costs_no_torchvision() -> None:
 def test_describe_lists_them() -> None:
     assert zoo.describe("fcn").pretrained == ("fcn_resnet50_coco", "fcn_resnet101_coco")
     assert zoo.describe("unet").pretrained == ()
+
+
+def test_a_padded_unet_and_the_papers_hold_the_same_weights_for_another_graph(path: Path) -> None:
+    own_checkpoint(path, "unet", num_classes=2, encoder=None, width=2, padded=True)
+    with pytest.raises(InputError, match=r": build it with padded=True, for the same graph$"):
+        weights.load(bare("unet", 2, width=2), path)
+    weights.load(zoo.build("unet", 2, width=2, padded=True), path, say=lambda line: None)
+    own_checkpoint(path, "unet", num_classes=2, width=2)
+    with pytest.raises(InputError, match=r": build it with padded=False, for the same graph$"):
+        weights.load(bare("unet", 2, width=2, padded=True), path)
+
+
+def test_other_reductions_do_not_fit(path: Path) -> None:
+    own_checkpoint(path, "segformer_b0", num_classes=2, width=8, reductions=(4, 4, 2, 1))
+    with pytest.raises(InputError, match=r"encoder\.block1\.0\.attn\.sr\.weight"):
+        weights.load(bare("segformer_b0", 2, width=8), path)

@@ -16,10 +16,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 import zoo
-from zoo import encoders
+from zoo import encoders, show
 from zoo.encoders import pretrained
 from zoo.errors import InputError
+from zoo.options import option, size
 from zoo.profile import macs
+from zoo.show import Asked
 
 
 class Verb(NamedTuple):
@@ -131,6 +133,78 @@ def _weights(arguments: argparse.Namespace, console: Console) -> None:
     console.print(rows)
 
 
+def _network_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", type=size, metavar="S|HxW", help="of the output; of an encoder's input")
+    parser.add_argument("--encoder", metavar="NAME", help="where the architecture takes one")
+    parser.add_argument("--classes", type=int, metavar="K", help="maps that it puts out")
+    parser.add_argument("--channels", type=int, metavar="C", help="of the image")
+    parser.add_argument("--opt", type=option, action="append", metavar="KEY=VALUE", default=[],
+                        help="the network's own option, several values joined by commas; may be repeated")
+    parser.add_argument("--depth", type=depth, metavar="N",
+                        help="1: parts of the network, 2: parts of these, …; default: what fills a table")
+
+
+def depth(text: str) -> int:
+    """A whole number from 1 on."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1")
+    return number
+
+
+def _flags(arguments: argparse.Namespace) -> Asked:
+    """What the flags of `_network_arguments` say of any name."""
+    return Asked("", arguments.encoder, arguments.classes, arguments.channels, dict(arguments.opt))
+
+
+def _show_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="an architecture or an encoder; NAME:KEY=VALUE:… too")
+    _network_arguments(parser)
+
+
+def _show(arguments: argparse.Namespace, console: Console) -> None:
+    shown = show.show(show.asked(arguments.name, _flags(arguments)), arguments.size)
+    console.print(show.stage_table(shown, arguments.depth))
+
+
+def _diff_arguments(parser: argparse.ArgumentParser) -> None:
+    what = "with options of its own as NAME:KEY=VALUE:…; the flags go for both"
+    parser.add_argument("one", metavar="NAME", help=f"an architecture or an encoder, {what}")
+    parser.add_argument("other", metavar="NAME", help="what to compare it with")
+    _network_arguments(parser)
+
+
+def _diff(arguments: argparse.Namespace, console: Console) -> None:
+    both = [show.asked(text, _flags(arguments)) for text in (arguments.one, arguments.other)]
+    one, other = (show.show(what, arguments.size) for what in both)
+    console.print(show.side_by_side(one, other, arguments.depth))
+
+
+def _trace_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?", default="",
+                        help="an architecture or an encoder; a checkpoint of train.py says it itself")
+    parser.add_argument("--image", required=True, metavar="FILE", help="what it looks at")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="new or empty folder to write")
+    parser.add_argument("--weights", metavar="PATH|NAME",
+                        help="a checkpoint of train.py, another file of weights, or published ones")
+    parser.add_argument("--pretrained", action="store_true", help="ImageNet weights in the encoder")
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="what random weights are drawn from")
+    parser.add_argument("--maps", type=depth, default=32, metavar="N", help="of each stage, at most")
+    _network_arguments(parser)
+
+
+def _trace(arguments: argparse.Namespace, console: Console) -> None:
+    from zoo import trace
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    what = show.asked(arguments.name, _flags(arguments))
+    found = trace.opened(what, arguments.weights, arguments.pretrained, arguments.seed, say)
+    size, depth, maps = arguments.size, arguments.depth, arguments.maps
+    *files, index = trace.trace(found, arguments.image, arguments.out, size, depth, maps)
+    say(f"{found.name}: {len(files)} stages, a picture each; all of them at a glance: {index}")
+
+
 def _phantom_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="new or empty folder to write")
     parser.add_argument("--count", type=int, default=100, metavar="N", help="number of hands, two a person")
@@ -154,15 +228,41 @@ def _phantom(arguments: argparse.Namespace, console: Console) -> None:
     console.print(done, markup=False, highlight=False, soft_wrap=True)
 
 
+def _plot_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), metavar="FILE", help=".png or .html")
+
+
+def _plot(arguments: argparse.Namespace, console: Console) -> None:
+    from zoo.core.plot import plot
+
+    problems = plot(arguments.runs, arguments.out)
+    count = f"{len(arguments.runs) - len(problems)} of {len(arguments.runs)}"
+    console.print(f"{arguments.out}: {count} runs", markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        raise InputError("\n".join(problems))
+
+
 VERBS = {
     "encoders": Verb("list the encoders with channels, size and weights", _encoders_arguments, _encoders),
     "weights": Verb("list the published weights of whole networks", _no_arguments, _weights),
+    "show": Verb("print a network's stages with shapes and costs", _show_arguments, _show),
+    "diff": Verb("print two networks side by side, and what differs", _diff_arguments, _diff),
+    "trace": Verb("write what each stage makes of an image, as pictures", _trace_arguments, _trace),
+    "plot": Verb("draw the curves of runs beside each other", _plot_arguments, _plot),
     "phantom": Verb("write drawn hand radiographs in the hand-bone layout", _phantom_arguments, _phantom),
 }
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 2 after one line on what is wrong with the user's words or files."""
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says what a flag is where it is not given, if that is anything."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line: a verb, and what it takes."""
     parser = argparse.ArgumentParser(prog="python -m zoo", description="Without a verb: every architecture.")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     for name, verb in VERBS.items():
@@ -171,10 +271,15 @@ def main(words: Sequence[str] | None = None) -> int:
                 name,
                 help=verb.summary,
                 description=verb.summary[0].upper() + verb.summary[1:] + ".",
-                formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                formatter_class=Help,
             )
         )
-    arguments = parser.parse_args(words)
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 after one line on what is wrong with the user's words or files."""
+    arguments = parser().parse_args(words)
     try:
         console = Console() if sys.stdout.isatty() else Console(width=200)  # whole lines for files and pipes
         if arguments.verb is None:

@@ -29,6 +29,15 @@ def resize(x: Tensor, like: Tensor, mode: str = "bilinear", align_corners: bool 
     return F.interpolate(x, size=like.shape[-2:], mode=mode, align_corners=corners)
 
 
+def crop(up: Tensor, like: Tensor) -> Tensor:
+    """`up` without its last row or column where `like` is odd and has one less.
+
+    Nothing is shifted or stretched.  A negative padding, not a slice or a branch: only so can an exporter
+    for every size know that the result has the size of `like`.
+    """
+    return F.pad(up, (0, like.shape[-1] - up.shape[-1], 0, like.shape[-2] - up.shape[-2]))
+
+
 def conv_bn(
     in_channels: int,
     channels: int,

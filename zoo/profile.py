@@ -36,6 +36,8 @@ class Counter(TorchFunctionMode):
         self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None
     ) -> object:
         """Call `func`, and count it if it is one of COSTS."""
+        if func in KEEPS:
+            return args[0]
         out = func(*args, **(kwargs or {}))
         if func in COSTS:
             self.macs += COSTS[func](out, *args[:3])
@@ -49,6 +51,8 @@ COSTS: dict[Callable, Callable[..., int]] = {
     F.linear: lambda y, x, w, *_: y.numel() * w.shape[1],
     F.scaled_dot_product_attention: lambda y, q, k, v: q.shape[-2] * (k.numel() + v.numel()),
 }
+# Functions whose output has the shape of their first argument, at no cost; slow on the meta device.
+KEEPS: set[Callable] = {F.batch_norm, F.layer_norm, F.relu, F.gelu}
 
 
 def profile(model: nn.Module, size: int | tuple[int, int]) -> dict[str, Stage]:

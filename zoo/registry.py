@@ -13,8 +13,7 @@ an architecture.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -22,6 +21,7 @@ from torch import nn
 from zoo.encoders import Normalisation
 from zoo.encoders import names as encoder_names
 from zoo.errors import InputError, nearest
+from zoo.options import check_options, fits
 from zoo.profile import macs
 
 Size = int | tuple[int, int]
@@ -148,7 +148,7 @@ def build(
         arguments = {**weights.published(name, pretrained).build, **arguments}
     for word, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if value is not None:
-            if not _fits(value, int) or value < 1:
+            if not fits(value, int) or value < 1:
                 raise InputError(f"{word} of {name} must be a whole number >= 1, not {value!r}")
             arguments[word] = value
     if encoder is not None:
@@ -169,6 +169,16 @@ def build(
 def architecture(name: str) -> type[nn.Module]:
     """The class behind `name`.  Raises InputError naming the nearest ones for an unknown name."""
     return _entry(name).architecture
+
+
+def paper(name: str) -> Paper:
+    """Where the architecture called `name` comes from."""
+    return _entry(name).paper
+
+
+def defaults(name: str) -> dict[str, object]:
+    """Every argument of the class behind `name` with the value that it has where none is given."""
+    return _defaults(_entry(name))
 
 
 def default_encoder(name: str) -> str | None:
@@ -253,28 +263,8 @@ def _defaults(entry: Entry) -> dict[str, object]:
 def _check_options(name: str, entry: Entry, options: Mapping[str, object]) -> Mapping[str, object]:
     """`options`, if each is a keyword of the class and its value of the annotated type."""
     known = [word for word in _defaults(entry) if word not in OWN_WORDS]
-    hints = get_type_hints(entry.architecture.__init__)
-    for word, value in options.items():
-        if word not in known:
-            found = nearest(word, known)
-            raise InputError(f"{name} has no option {word!r}; {found}; see zoo.describe({name!r})")
-        if not _fits(value, hints[word]):
-            wanted = getattr(hints[word], "__name__", str(hints[word]))
-            raise InputError(f"option {word} of {name} must be {wanted}, not {value!r}")
+    check_options(name, entry.architecture, known, options, see=f"zoo.describe({name!r})")
     return options
-
-
-def _fits(value: object, hint: object) -> bool:
-    """Is `value` of the type that an annotation names?  True is no number; a whole number is a float."""
-    if isinstance(hint, UnionType):
-        return any(_fits(value, part) for part in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, NoneType if hint is None else cast(type, hint))
 
 
 def _choose_encoder(name: str, entry: Entry, encoder: str) -> str:
@@ -303,9 +293,9 @@ def _check_contract(cls: type[nn.Module], row: Mapping[str, object], paper: Pape
     """Raise TypeError unless the class keeps the contract above: a mistake of its author, not of a user."""
     problems = []
     for word, least in (("margin", 0), ("min_size", 1), ("size_step", 1)):
-        if not _fits(value := getattr(cls, word, None), int) or cast(int, value) < least:
+        if not fits(value := getattr(cls, word, None), int) or cast(int, value) < least:
             problems.append(f"{word} must be a whole number >= {least}, not {value!r}")
-    if not _fits(getattr(cls, "aux_weights", None), tuple[float, ...]):
+    if not fits(getattr(cls, "aux_weights", None), tuple[float, ...]):
         problems.append("aux_weights must be a tuple of numbers")
     parameters = inspect.signature(cls).parameters
     if list(parameters)[:2] != ["num_classes", "in_channels"]:

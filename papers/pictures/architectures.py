@@ -123,7 +123,7 @@ def unet_halved() -> str:
             canvas.arrow("copy", f"M{left + wide} {y + high // 2}H{right - 1}")
         if row < 4:
             canvas.arrow("up", f"M{up} {y + high + gap}V{y + high + 1}")
-        canvas.words(240, y + high // 2 - 6, f"{given} in", "mid")
+        canvas.words(240, y + high // 2 - 6, f"{given} in" if row else f"{given} in, no skip", "mid")
         canvas.words(240, y + high // 2 + 18, f"{out} out", "mid")
     floor = top + 5 * (high + gap) + high // 2
     canvas.arrow("up", f"M{left + wide} {floor}H{up}V{floor - high // 2 - gap + 1}")

@@ -17,6 +17,7 @@ from zoo.profile import Stage
 STYLE = """
   text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: #1f2328 }
   .name { font-weight: 700; font-size: 15px }
+  .tag { font-weight: 700; font-size: 13px }
   .mid { text-anchor: middle }
   .end { text-anchor: end }
   .page { fill: #ffffff }
@@ -48,7 +49,7 @@ STYLE = """
   }
 """
 
-SIDE, NARROW, MAIN, WIDE = 14, 96, 122, 344  # left edge and width of two lanes
+SIDE, NARROW, MAIN, WIDE = 14, 104, 126, 340  # left edge and width of two lanes
 HIGH, GAP = 44, 32  # of a box, and below it
 
 
@@ -59,11 +60,14 @@ class Canvas:
         self.title, self.height, self.parts = title, 0.0, list[str]()
 
     def box(self, x: float, y: float, w: float, h: float, name: str, shape: str, css: str = "map") -> None:
-        """A feature map: its name over its shape (one line or more), (x, y) the upper left corner."""
+        """A feature map: its name over its shape (one line or more), (x, y) the upper left corner.
+
+        Where the shape takes two lines the box is a narrow one, and its name has smaller letters.
+        """
         self.parts.append(f'<rect class="{css}" x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="4"/>')
         lines = shape.split("\n")
         first = y + h / 2 + 14 - 8 * (len(lines) - 1)
-        self.words(x + w / 2, first - 17, name, "name mid")
+        self.words(x + w / 2, first - 17, name, "name mid" if len(lines) == 1 else "tag mid")
         for n, line in enumerate(lines):
             self.words(x + w / 2, first + 16 * n, line, "mid")
 

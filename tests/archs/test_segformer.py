@@ -328,6 +328,18 @@ def test_the_smallest_picture_fills_one_kernel_of_the_first_reduction() -> None:
         model(torch.rand(1, 3, 28, 64))
 
 
+@pytest.mark.parametrize(
+    ("reductions", "least"), [((8, 4, 2, 1), 29), ((4, 2, 1, 1), 13), ((1, 1, 1, 1), 1), ((2, 2, 2, 2), 33)]
+)
+def test_the_smallest_picture_follows_the_reductions(reductions: tuple[int, ...], least: int) -> None:
+    model = zoo.build("segformer_b0", 2, reductions=reductions).eval()
+    assert model.min_size == least
+    assert model(torch.rand(1, 3, least, least)).shape == (1, 2, least, least)
+    if least > 1:
+        with pytest.raises(RuntimeError, match="Kernel size"):
+            model(torch.rand(1, 3, least - 1, least))
+
+
 def test_it_learns() -> None:
     """Light from dark, in a few steps from the first weights, dropout and dropped paths and all."""
     model = SegFormer(2, 1, width=16).train()

@@ -171,3 +171,39 @@ def test_receptive_field() -> None:
     spans = fields(UNet(1, width=1), 252, 188)
     assert {last - first + 1 for first, last in spans} == {188, 204}
     assert all(first <= row <= row + 2 * UNet.margin <= last for row, (first, last) in enumerate(spans))
+
+
+@pytest.mark.parametrize("size", [(572, 572), (33, 47), (1, 1)])
+def test_padded_gives_logits_for_every_pixel_of_any_image(size: tuple[int, int]) -> None:
+    model = UNet(width=2, padded=True)
+    assert (model.margin, model.min_size, model.size_step) == (0, 1, 1)
+    assert profile(model, size)[""].shape == (2, *size)
+
+
+def test_padded_maps_keep_their_size_and_lose_no_border() -> None:
+    stages = profile(UNet(width=2, padded=True), (572, 100))
+    shapes = [stages[path].shape for path in ("enc1", "enc2", "enc3", "enc4", "bottom", "dec4", "dec1")]
+    assert shapes == [
+        (2, 572, 100), (4, 286, 50), (8, 143, 25), (16, 72, 13), (32, 36, 7), (16, 72, 13), (2, 572, 100)
+    ]  # fmt: skip
+
+
+def test_padded_is_the_papers_network_away_from_the_border() -> None:
+    """The same weights give the same logits wherever no zero of the border is seen, if the poolings meet.
+
+    The unpadded network loses 2, 6, 14 and 30 pixels before its poolings; cut 2 pixels further in, it halves
+    the same pairs as the padded one.
+    """
+    padded, valid = UNet(width=4, padded=True).double().eval(), UNet(width=4).double().eval()
+    valid.load_state_dict(padded.state_dict(), strict=True)
+    x = torch.randn(1, 1, 256, 240, dtype=torch.float64)
+    expected = valid(x[..., 2:238, 2:222])
+    found = padded(x)[..., 94:146, 94:130]
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(padded(x[..., 1:, :])[..., 94:146, 94:130], expected)  # else nothing is shown
+
+
+def test_padded_sees_as_far() -> None:
+    """188 or 204 rows around one in the middle, as the paper's network does."""
+    spans = fields(UNet(1, width=1, padded=True), 256, 16)[112:144]
+    assert {last - first + 1 for first, last in spans} == {188, 204}

@@ -82,3 +82,5 @@ def test_the_end_says_what_to_type_next(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     d.done(Path("runs/x"), f"folder:{tmp_path}", 0.8, 3)
     assert f"--input {tmp_path / 'images'}" in out.getvalue().replace("\n", "")
+    d.done(Path("runs/x"), f"coco-polygons:a.json+b,c.json+{tmp_path}/images", 0.8, 3)
+    assert out.getvalue().count(f"--input {tmp_path}/images ") == 2

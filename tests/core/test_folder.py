@@ -172,7 +172,7 @@ def test_train_and_val_folders_are_the_split(tmp_path: Path) -> None:
     assert train.labels.names == ("a", "b", "c")
     assert train.name(0) == "train/images/m0.png"
     assert val.name(1) == "val/images/m1.png"
-    with pytest.raises(InputError, match=r"fold 0/5: .* has a val/ of its own"):
+    with pytest.raises(InputError, match=r"fold 0/5: .* has a split of its own"):
         opened(tmp_path, fold=(0, 5))
 
 

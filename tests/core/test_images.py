@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from zoo.core.images import (
     DARK,
@@ -99,6 +100,41 @@ def test_values_of_an_index_mask(tmp_path: Path) -> None:
     assert (read_values(save(tmp_path / "rgb.png", np.repeat(values[..., None], 3, axis=2))) == values).all()
     deep = values.astype(np.uint16) * 100
     assert (read_values(save(tmp_path / "deep.png", deep)) == deep).all()
+
+
+@pytest.mark.parametrize(("count", "bits"), [(2, 1), (3, 2), (16, 4), (17, 8), (256, 8)])
+@pytest.mark.parametrize("more", [{}, {"transparency": 0}], ids=["plain", "transparent"])
+def test_a_palette_of_colours_says_which_class_a_pixel_is(
+    tmp_path: Path, count: int, bits: int, more: dict
+) -> None:
+    """As PASCAL VOC's masks are: the values are places in the palette, however its colours look."""
+    values = np.resize(np.arange(count, dtype=np.uint8), (13, 21))
+    values[-1] = count - 1
+    picture = Image.fromarray(values)
+    colours = np.random.default_rng(0).integers(0, 256, (count, 3)).astype(np.uint8)
+    colours[count // 2] = 90  # one is grey, as VOC's car
+    picture.putpalette(colours.tobytes())
+    picture.save(tmp_path / "mask.png", **more)
+    data = (tmp_path / "mask.png").read_bytes()
+    assert (data[24], data[25]) == (bits, 3)
+    for crop in (values, np.full((3, 5), count // 2, np.uint8)):
+        cropped = Image.fromarray(crop)
+        cropped.putpalette(colours.tobytes())
+        cropped.save(tmp_path / "mask.png", **more)
+        assert (read_values(tmp_path / "mask.png") == crop).all()
+    for length in (26, 40, len(data) // 2, len(data) - 1):
+        (tmp_path / "cut.png").write_bytes(data[:length])
+        with pytest.raises(InputError, match=r"cut\.png: is truncated or damaged"):
+            read_values(tmp_path / "cut.png")
+
+
+def test_a_palette_of_greys_is_a_grey_picture(tmp_path: Path) -> None:
+    """Programs that shrink files write grey masks so: what counts is the grey."""
+    picture = Image.fromarray(np.array([[0, 1, 0]], np.uint8))
+    picture.putpalette(bytes([0, 0, 0, 255, 255, 255]))
+    picture.save(tmp_path / "mask.png")
+    assert (tmp_path / "mask.png").read_bytes()[25] == 3
+    assert read_values(tmp_path / "mask.png").tolist() == [[0, 255, 0]]
 
 
 def test_colour_coded_masks_are_refused_with_what_to_do(tmp_path: Path, picture: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """If these break, people judge models by pictures that show something else than the masks."""
 
+import math
 from pathlib import Path
 
 import cv2
@@ -134,6 +135,50 @@ def test_grid_places_pictures_of_any_size() -> None:
     assert (sheet[16:, :20] == 150).all()
     assert (sheet[16:, 24:] == pictures.PAPER).all()
     assert pictures.grid([np.zeros((3, 5, 3), np.uint8)], columns=4).shape == (3, 5, 3)
+
+
+# ---------------------------------------------------------------- heat and bars
+
+
+def test_heat_goes_from_black_over_red_and_yellow_to_white() -> None:
+    def slow(value: float, most: float) -> tuple[int, int, int]:
+        if math.isnan(value):
+            return IGNORED
+        thirds = 3 * min(max(value / most, 0), 1)
+        r, g, b = (round(255 * min(max(thirds - n, 0), 1)) for n in range(3))
+        return r, g, b
+
+    values = [math.nan, -1, 0, 0.1, 0.5, 1, 1.5, 2, 2.7, 3, 50]
+    loss = np.array([values], np.float32)
+    assert colours(pictures.heat(loss, 3.0)) == [slow(v, 3.0) for v in loss[0].tolist()]
+    assert colours(pictures.heat(np.array([[0, 1, 2, 3]]), 3.0)) == [
+        (0, 0, 0), (255, 0, 0), (255, 255, 0), (255, 255, 255),
+    ]  # fmt: skip
+    ramp = pictures.heat(np.linspace(0, 3, 200)[None], 3.0)[0].astype(int).sum(1)
+    assert (np.diff(ramp) >= 0).all(), "brighter all the way"
+    assert pictures.heat(loss)[0, -2:-1].tolist() == [[255, 255, 255]], "ln 20 is the end"
+
+
+def test_a_panel_shows_the_loss_at_its_end() -> None:
+    image, mask = np.full((256, 256), 80, np.uint8), np.zeros((256, 256), np.uint8)
+    loss = np.zeros((64, 64), np.float32)
+    loss[16:32] = np.log(20)
+    plain = pictures.panel(image, mask, mask, NUCLEUS)
+    picture = pictures.panel(image, mask, mask, NUCLEUS, loss=loss)
+    assert picture.shape == (plain.shape[0], plain.shape[1] + 260, 3)
+    assert (picture[:, : plain.shape[1]] == plain).all()
+    last = picture[pictures.STRIP :, 4 * 260 :]
+    assert (last[64:128] == 255).all()
+    assert (last[:64] == 0).all()
+    assert (last[128:] == 0).all()
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    picture = pictures.bars("Dice", ("a", "a long näme", "c", "d"), (0.5, 1.0, 0.0, math.nan))
+    green = (picture == RIGHT).all(axis=2)
+    middles = [green[pictures.STRIP * row + pictures.STRIP // 2].sum() for row in range(1, 5)]
+    assert middles == [pictures.BAR // 2, pictures.BAR, 0, 0]
+    assert (picture[0] == 255).all(), "on white"
 
 
 # ---------------------------------------------------------------- files

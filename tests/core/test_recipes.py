@@ -6,8 +6,14 @@ import pytest
 
 from zoo import registry
 from zoo.core.config import TrainConfig
-from zoo.core.recipes import RECIPES, resolve, resume
+from zoo.core.dataset import KINDS
+from zoo.core.recipes import DATA_DEFAULTS, RECIPES, resolve, resume
 from zoo.errors import InputError
+
+
+def test_every_kind_of_data_brings_a_size() -> None:
+    assert DATA_DEFAULTS.keys() == KINDS.keys()
+    assert resolve({"data": "cityscapes:x"})[0].size == (512, 1024)
 
 
 @pytest.mark.parametrize("key", sorted(RECIPES))
@@ -135,6 +141,14 @@ def test_a_size_that_unet_cannot_put_out_is_rounded_up_and_said() -> None:
     config, origins = resolve({"arch": "unet", "size": (100, 200)})
     assert config.size == (100, 212)
     assert "rounded up" in origins["size"]
+
+
+def test_a_padded_unet_puts_out_any_size_and_resumes_at_it() -> None:
+    config, origins = resolve({"arch": "unet", "options": {"padded": True}, "size": (33, 47)})
+    assert (config.size, origins["size"]) == ((33, 47), "flag")
+    assert resume(config, {"size": (33, 47)}, "r") == config
+    with pytest.raises(InputError, match="was started with"):
+        resume(config, {"size": (36, 52)}, "r")
 
 
 def test_an_unknown_recipe_names_those_there_are() -> None:

@@ -15,6 +15,8 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path, monkeypatch: pyt
     assert choose_folder(None, c) == Path("runs/unetpp-phantom")
     (tmp_path / "runs" / "unetpp-phantom").mkdir(parents=True)
     assert choose_folder(None, c) == Path("runs/unetpp-phantom-2")
+    listed = TrainConfig(data="coco-polygons:a/train.json+a/images,a/val.json+a/images")
+    assert choose_folder(None, listed) == Path("runs/unetpp-train")
     (tmp_path / "mine").mkdir()
     assert choose_folder(Path("mine"), c) == Path("mine")
     (tmp_path / "mine" / "last.pt").touch()

@@ -81,7 +81,7 @@ def test_a_run_leaves_the_folder_it_promises(shapes: Path, tmp_path: Path) -> No
     t.fit()
     found = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
     assert found == [
-        "best.pt", "config.json", "last.pt", "metrics.jsonl",
+        "best.pt", "config.json", "last.pt", "manifest.json", "metrics.jsonl",
         "samples/epoch_0001.png", "samples/epoch_0002.png", "timing.jsonl",
     ]
     assert TrainConfig.from_dict(json.loads((out / "config.json").read_text())) == t.config

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from tests.papers.reader import PAPERS, Note
 from tests.scatter import scattered
 from zoo import encoders
 from zoo.encoders.efficientnet import VARIANTS, EfficientNet, scaled_depth, scaled_width
@@ -83,26 +82,6 @@ def test_sizes(name: str) -> None:
     parameters -= last * head + 2 * head + head * 1000 + 1000
     assert sum(p.numel() for p in encoder.parameters()) == parameters
     assert macs(encoder, 224) == whole - last * head * 49 - head * 1000
-
-
-@every_variant
-def test_the_notes_table_of_the_family(name: str) -> None:
-    columns = ("encoder", "width", "depth", "maps' channels", "blocks", "parameters", "MACs at 224×224")
-    rows = Note(PAPERS / "efficientnet.md").table(3, *columns, "size", "MACs there")
-    assert [row["encoder"] for row in rows] == [f"`{variant}`" for variant in VARIANTS]
-    (row,) = (row for row in rows if row["encoder"] == f"`{name}`")
-    encoder = meta(name)
-    assert row == {
-        "encoder": f"`{name}`",
-        "width": str(VARIANTS[name]["width_coefficient"]),
-        "depth": str(VARIANTS[name]["depth_coefficient"]),
-        "maps' channels": ", ".join(map(str, encoder.channels)),
-        "blocks": str(sum(len(stage) for stage in encoder.features[1:])),
-        "parameters": f"{sum(p.numel() for p in encoder.parameters()):,}",
-        "MACs at 224×224": f"{macs(encoder, 224):,}",
-        "size": row["size"],
-        "MACs there": f"{macs(encoder, int(row['size'])):,}",
-    }
 
 
 @pytest.mark.parametrize(

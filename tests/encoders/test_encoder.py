@@ -149,3 +149,21 @@ def test_names_are_what_build_knows() -> None:
     assert len(set(encoders.names())) == len(encoders.names())
     assert {"resnet18", "resnet50s", "resnext101_32x8d"} <= set(encoders.names())
     assert set(encoders.pretrained_names()) <= set(encoders.names())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"reduction": (8, 4, 2, 1)}, "encoder mit_b0 has no option 'reduction'; nearest: reductions"),
+        ({"reductions": 8}, "option reductions of encoder mit_b0 must be tuple"),
+        ({"widths": (8, 16, 40, 64)}, "encoder mit_b0 has no option 'widths'; known: reductions"),
+    ],
+)
+def test_a_familys_own_options_are_checked(options: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        encoders.build("mit_b0", **options)
+
+
+def test_an_option_of_another_family_is_refused() -> None:
+    with pytest.raises(InputError, match="encoder resnet18 has no option 'reductions'; known: none"):
+        meta("resnet18", reductions=(8, 4, 2, 1))

@@ -359,8 +359,43 @@ def test_a_trace_serves_every_size_and_batch() -> None:
         ({"output_stride": 16}, "output stride 16 is not possible with MiT, .*; choose 32"),
         ({"depth": 5}, "depth 5 is not possible; the encoder has 4 maps"),
         ({"depth": 0}, "depth 0 is not possible"),
+        ({"reductions": (8, 4, 2)}, r"reductions \(8, 4, 2\) must be four numbers >= 1, such as \(8"),
+        ({"reductions": (0, 4, 2, 1)}, "must be four numbers >= 1"),
     ],
 )
 def test_what_cannot_be_built(options: dict, says: str) -> None:
     with pytest.raises(InputError, match=says):
         meta("mit_b0", **options)
+
+
+def test_reductions_change_the_keys_and_nothing_else() -> None:
+    """Attention costs 2·L·M·C, M = L / r²: with r = 1 each token meets every other, and no map is shrunk."""
+    plain, full = (profile(narrow(reductions=r), 64) for r in ((8, 4, 2, 1), (1, 1, 1, 1)))
+    for s, (c, r, length) in enumerate(zip(NARROW["widths"], (8, 4, 2, 1), (256, 64, 16, 4), strict=True), 1):
+        path = f"block{s}.0.attn"
+        shrinking = plain[f"{path}.sr"].macs if r > 1 else 0
+        keys = plain[f"{path}.kv"].macs
+        assert keys * r * r == full[f"{path}.kv"].macs == 2 * length * c * c
+        products = 2 * length * length * c
+        more = full[path].macs - plain[path].macs
+        assert more == products - products // r**2 + keys * (r * r - 1) - shrinking
+        assert full[path].shape == plain[path].shape
+    assert not any("sr" in path for path in full)
+
+
+@torch.no_grad()
+def test_other_reductions_attend_to_a_map_of_their_size() -> None:
+    """Stage 1 with kernels of 2 has 16 times the keys, and the paper's formula still holds."""
+    encoder = narrow(widths=(4, 6, 10, 16), reductions=(2, 4, 2, 1)).double()
+    attention_1 = encoder.get_submodule("block1.0.attn")
+    x = torch.randn(2, 4, 8, 12, dtype=torch.float64)
+    tokens = x.flatten(2).transpose(1, 2)
+    wanted = attention(attention_1.state_dict(prefix="a."), "a", tokens, (8, 12), heads=1, r=2)
+    found = attention_1(x).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
+
+
+def test_the_papers_reductions_are_the_default() -> None:
+    keys = [list(meta("mit_b0", **options).state_dict()) for options in ({}, {"reductions": (8, 4, 2, 1)})]
+    assert keys[0] == keys[1]
+    assert meta("mit_b0").get_parameter("block1.0.attn.sr.weight").shape == (32, 32, 8, 8)

@@ -6,7 +6,6 @@ torchvision is the reference; sizes were counted from its networks, of which our
 import pytest
 import torch
 
-from tests.papers.reader import PAPERS, Note
 from tests.scatter import scattered
 from zoo import encoders
 from zoo.encoders.encoder import Encoder
@@ -100,25 +99,6 @@ def test_sizes(name: str) -> None:
     fc = encoder.channels[-1] * 1000
     assert sum(p.numel() for p in encoder.parameters()) == parameters - fc - 1000
     assert round((macs(encoder, 224) + fc) / 1e9, 3) == billions
-
-
-@every_variant
-def test_the_notes_table_of_the_family(name: str) -> None:
-    columns = ("encoder", "d", "w_0, w_a, w_m", "group", "widths", "blocks", "parameters", "MACs at 224×224")
-    rows = Note(PAPERS / "regnet.md").table(3, *columns)
-    assert [row["encoder"] for row in rows] == [f"`{variant}`" for variant in VARIANTS]
-    (row,) = (row for row in rows if row["encoder"] == f"`{name}`")
-    rule, (_, _, table), encoder = VARIANTS[name], SIZES[name], meta(name)
-    assert row == {
-        "encoder": f"`{name}`",
-        "d": str(rule["d"]),
-        "w_0, w_a, w_m": ", ".join(map(str, rule["w"])),
-        "group": str(rule["group_width"]),
-        "widths": ", ".join(str(width) for width, _ in table),
-        "blocks": ", ".join(str(blocks) for _, blocks in table),
-        "parameters": f"{sum(p.numel() for p in encoder.parameters()):,}",
-        "MACs at 224×224": f"{macs(encoder, 224):,}",
-    }
 
 
 @every_variant

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import ModuleType
 
 import zoo
+from zoo import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPERS = ROOT / "papers"
-ABOUT = {name: zoo.describe(name) for name in zoo.names()}
+ABOUT = {name: registry.paper(name) for name in zoo.names()}
 ARCHITECTURES = sorted({about.note for about in ABOUT.values()})
 ENCODERS = {  # module of zoo.encoders: its note
     "resnet": "papers/resnet.md",
@@ -66,6 +67,7 @@ def tables(text: str) -> list[list[dict[str, str]]]:
     found = []
     for block in re.findall(r"(?:^\|.*\n?)+", text, flags=re.M):
         header, _, *rows = (cells(line) for line in block.splitlines())
+        assert len(set(header)) == len(header), f"two columns of one name: {header}"
         found.append([dict(zip(header, row, strict=True)) for row in rows])
     return found
 

@@ -7,16 +7,13 @@ import ast
 import re
 
 import pytest
-import torch
 
 import zoo
-from tests.archs.fields import fields
 from tests.published import PUBLISHED
 from zoo.core.recipes import RECIPES
-from zoo.profile import macs
 from zoo.registry import architecture
 
-from .reader import ABOUT, PAPERS, ROOT, Note, docstring, number
+from .reader import ABOUT, ROOT, Note, docstring
 
 
 @pytest.fixture(params=zoo.names())
@@ -65,19 +62,3 @@ def test_recipes_are_what_was_published(note: Note, name: str) -> None:
     for setting, (value, source) in published.items():
         assert recipe.settings[setting] == value, setting
         assert origins[setting] == source, setting
-
-
-def test_levels_of_unetpp() -> None:
-    note = Note(PAPERS / "unetpp.md")
-    counted = ("parameters", "MACs at 96×96", "MACs at 512×512")
-    rows = note.table(3, "level", *counted, "receptive field")
-    assert [row["level"] for row in rows] == ["1", "2", "3", "4"]
-    for row in rows:
-        level = int(row["level"])
-        with torch.device("meta"):
-            model = zoo.build("unetpp", 1, 1, level=level)
-        got = (sum(p.numel() for p in model.parameters()), macs(model, 96), macs(model, 512))
-        assert got == tuple(number(row[column]) for column in counted)
-        spans = fields(zoo.build("unetpp", 1, 1, width=1, level=level), 240, 32)[112:128]
-        widths = sorted({last - first + 1 for first, last in spans})
-        assert row["receptive field"] == " or ".join(map(str, widths))

@@ -101,11 +101,13 @@ class SegFormer(nn.Module):
     """Fig. 2: Mix Transformer and all-MLP head.
 
     width: the head's C.  literal: Eq. 4 in the order it is written, slower and equal up to rounding.
+    reductions: by how much the keys' and values' map is smaller in each stage, a side; the paper's R counts
+        pixels, 64, 16, 4, 1.  Other ones need other weights.
     """
 
     aux_weights: tuple[float, ...] = ()
     margin = 0
-    min_size, size_step = 29, 1  # the least whose maps are as large as their sequence reduction: 8, 4, 2, 1
+    min_size, size_step = 29, 1  # of an instance: the least whose maps are as large as their reduction
 
     def __init__(
         self,
@@ -116,12 +118,14 @@ class SegFormer(nn.Module):
         pretrained: bool = False,
         width: int = 256,
         literal: bool = False,
+        reductions: tuple[int, ...] = mit.REDUCTIONS,
     ) -> None:
         super().__init__()
         if width < 1:
             raise InputError(f"segformer: width {width} must be >= 1")
         self.num_classes, self.in_channels = num_classes, in_channels
-        self.encoder = encoders.build(encoder, in_channels, pretrained=pretrained)
+        self.encoder = encoders.build(encoder, in_channels, pretrained=pretrained, reductions=reductions)
+        self.min_size = 1 + max((r - 1) * s for r, s in zip(reductions, self.encoder.strides, strict=True))
         self.head = AllMLP(self.encoder.channels, width, num_classes, literal)
 
     def forward(self, x: Tensor) -> Tensor | Output:

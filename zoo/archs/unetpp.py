@@ -19,13 +19,12 @@ pruning, which the library lacks, work as in the papers.
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo import encoders
 from zoo.encoders import Encoder, Normalisation
 from zoo.errors import InputError
-from zoo.layers import Output, UpBlock, he_normal_, head3x3
+from zoo.layers import Output, UpBlock, crop, he_normal_, head3x3
 from zoo.registry import normalisation, register
 
 
@@ -41,15 +40,6 @@ def two_convs(in_channels: int, width: int, norm: str | None) -> nn.Sequential:
             layers.append(nn.BatchNorm2d(width))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
-
-
-def crop(up: Tensor, like: Tensor) -> Tensor:
-    """`up` without its last row or column where `like` is odd and has one less.
-
-    Nothing is shifted or stretched.  A negative padding, not a slice or a branch: only so can an exporter
-    for every size know that the result has the size of `like`.
-    """
-    return F.pad(up, (0, like.shape[-1] - up.shape[-1], 0, like.shape[-2] - up.shape[-2]))
 
 
 class EncoderNode(nn.Module):

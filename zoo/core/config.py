@@ -12,9 +12,7 @@ from torch import Tensor
 from zoo.core.device import AMP
 from zoo.encoders import Normalisation
 from zoo.errors import InputError, nearest
-
-# what an architecture's option can be, on a command line and in JSON (where a tuple is a list)
-Plain = None | bool | int | float | str | tuple["Plain", ...]
+from zoo.options import Plain
 
 OPTIMIZERS = ("adamw", "sgd")
 DECAYED = ("weights", "dense", "not_norm", "all")  # see zoo.core.optimizer
@@ -96,6 +94,7 @@ class TrainConfig:
     options: dict[str, Plain] = field(default_factory=dict)  # the architecture's own keywords
     # data
     data: str = "phantom"
+    download: bool = False  # fetch a public set that is not there
     task: str | None = None
     ignore: tuple[int, ...] = ()
     val_fraction: float = 0.2
@@ -124,6 +123,7 @@ class TrainConfig:
     amp: str = "auto"
     workers: int = 1
     device: str = "auto"
+    log: str = "none"  # besides metrics.jsonl; see zoo.core.loggers
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -155,12 +155,6 @@ def tuples(value: object) -> object:
     if isinstance(value, dict):
         return {k: tuples(v) for k, v in value.items()}
     return tuple(tuples(v) for v in value) if isinstance(value, list) else value
-
-
-def as_typed(options: dict[str, Plain]) -> str:
-    """Options as `--opt` takes them, `width=16 bins=1,2,3,6`."""
-    values = {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in options.items()}
-    return " ".join(f"{k}={v}" for k, v in values.items())
 
 
 def flag_name(field: str) -> str:

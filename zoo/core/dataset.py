@@ -1,7 +1,7 @@
 """Data as the trainer sees it: a Source gives Samples; `open_data` turns `--data` into two of them.
 
-The kinds of source live in folder.py, handbone.py and phantom.py, which import this module; `open_data`
-imports them when they are asked for.
+The kinds of source live in folder.py, handbone.py, public.py, coco.py and phantom.py, which import this
+module; `open_data` imports them when they are asked for.
 """
 
 from abc import ABC, abstractmethod
@@ -20,6 +20,16 @@ from zoo.errors import InputError, nearest
 
 __all__ = ["Sample", "Source", "Subset", "open_data", "read_image", "resize_image", "split"]
 
+KINDS = {  # what `--data` takes: the word before the colon, and what stands behind it
+    "phantom": "",
+    "folder": "PATH",
+    "handbone": "PATH",
+    "voc": "PATH",
+    "pets": "PATH",
+    "cityscapes": "PATH",
+    "coco-polygons": "JSON+IMAGES",
+}
+FETCHED = ("voc", "pets")  # what --download can fetch
 PHANTOMS = (1000, 64)  # drawn for training and for validation
 _VAL_SEED = 1_000_000  # added to the seed of validation phantoms: other people than those of training
 
@@ -60,6 +70,10 @@ class Source(ABC):
     def group(self, i: int) -> str:
         """Images of one group (a person) never stand on both sides of a split."""
 
+    def files(self, i: int) -> tuple[Path, ...]:
+        """The files that sample i is read from: image and mask; () where it is made."""
+        return ()
+
     @abstractmethod
     def load(self, i: int, size: tuple[int, int] | None = None) -> Sample:
         """Sample i at its own size, or resized to (h, w): the image by `resize_image`, the mask nearest."""
@@ -81,6 +95,9 @@ class Subset(Source):
     def group(self, i: int) -> str:
         return self.source.group(self.indices[i])
 
+    def files(self, i: int) -> tuple[Path, ...]:
+        return self.source.files(self.indices[i])
+
     def load(self, i: int, size: tuple[int, int] | None = None) -> Sample:
         return self.source.load(self.indices[i], size)
 
@@ -98,19 +115,20 @@ def open_data(
     seed: int = 0,
     limit_train: int | None = None,
     limit_val: int | None = None,
+    download: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Source, Source]:
-    """(training, validation) of "phantom", "folder:PATH" or "handbone:PATH".
+    """(training, validation) of a source of KINDS, such as "phantom" or "folder:PATH".
 
     Every file is decoded once, on all cores, so that what is wrong with any of them is said now and all at
     once, in one InputError, and not hours into training.  On two cores that takes 0.6 s for CamVid's 468
     images and masks, 12 s for 800 grey PNGs of 2048x2048 and 28 s where they are stored as RGB.
     `progress(done, total)` is called on the way.
-
     task: overrides what the data says, where possible.  ignore: values in masks that do not count.
     fold: (i, n) validates on part i of n, counted from 0; the parts are the same for every seed.
     val_fraction: the share of images that validate, where neither `fold` nor a val/ folder tells.
     limit_train, limit_val: keep the first so many of an order drawn from `seed`.
+    download: fetch the set, where it is not there and its kind is one of FETCHED.
     """
     check_task(task)
     if not 0 < val_fraction < 1:
@@ -119,22 +137,23 @@ def open_data(
         if limit is not None and limit < 1:
             raise InputError(f"{key} {limit}: want at least 1")
     kind, _, path = spec.partition(":")
+    if kind not in KINDS:
+        hint = f"; a folder is opened by folder:{spec}" if Path(spec).exists() else ""
+        raise InputError(f"unknown data {spec!r}; {nearest(kind, [typed(k) for k in KINDS])}{hint}")
+    if download and kind not in FETCHED:
+        raise InputError(f"--download: fetches {' and '.join(FETCHED)}, not {kind}; leave it out")
     if kind == "phantom":
         train, val = _open_phantom(spec, task, ignore, fold, seed)
-    elif kind in ("folder", "handbone"):
+    else:
         if not path:
-            raise InputError(f"data {spec!r}: names no folder; write {kind}:PATH")
-        train, opened = _open_files(kind, Path(path).expanduser(), task, ignore, progress)
-        if opened is not None and fold is not None:
-            raise InputError(f"fold {fold[0]}/{fold[1]}: {path} has a val/ of its own; drop one of the two")
+            raise InputError(f"data {spec!r}: names nothing to open; write {typed(kind)}")
+        train, opened = _open_files(kind, path, task, ignore, download, progress)
         if opened is None:
             train, val = _divide(train, val_fraction, fold, seed)
-        else:
+        elif fold is None:
             val = opened
-    else:
-        hint = f"; a folder is opened by folder:{spec}" if Path(spec).exists() else ""
-        known = ("phantom", "folder:PATH", "handbone:PATH")
-        raise InputError(f"unknown data {spec!r}; {nearest(kind, known)}{hint}")
+        else:
+            raise InputError(f"fold {fold[0]}/{fold[1]}: {path} has a split of its own; drop one of the two")
     return _limit(train, limit_train, seed), _limit(val, limit_val, seed)
 
 
@@ -149,17 +168,29 @@ def open_run(config: TrainConfig, progress: Progress | None = None) -> tuple[Sou
         seed=config.seed,
         limit_train=config.limit_train,
         limit_val=config.limit_val,
+        download=config.download,
         progress=progress,
     )
 
 
-def _open_files(
-    kind: str, root: Path, task: str | None, ignore: Sequence[int], progress: Progress | None
-) -> tuple[Source, Source | None]:
-    from zoo.core import folder, handbone
+def typed(kind: str) -> str:
+    """How a kind of source is written: `folder:PATH`."""
+    return f"{kind}:{KINDS[kind]}".rstrip(":")
 
-    if not root.is_dir():
-        raise InputError(f"data {kind}:{root}: no such folder")
+
+def _open_files(
+    kind: str, path: str, task: str | None, ignore: Sequence[int], download: bool, progress: Progress | None
+) -> tuple[Source, Source | None]:
+    from zoo.core import coco, folder, handbone, public
+
+    if kind == "coco-polygons":
+        return coco.open_coco(path, task, ignore, progress)
+    root = Path(path).expanduser()
+    if not root.is_dir() and not download:
+        hint = "; --download makes it and fetches the set" if kind in FETCHED else ""
+        raise InputError(f"data {kind}:{root}: no such folder{hint}")
+    if kind in public.SETS:
+        return public.open_public(kind, root, task, ignore, download, progress)
     if kind == "folder":
         return folder.open_folder(root, task, ignore, progress)
     return handbone.open_handbone(root, task, ignore, progress), None

@@ -15,6 +15,13 @@ from zoo.core.metrics import Scores, mean
 
 PLAIN_SECONDS = 15.0  # between two lines where output is not a terminal
 WORST = 3  # classes marked in the table
+PLACES = {  # where a source has images to predict, below its path
+    "folder": ("images", "val/images"),
+    "handbone": ("train/DCM",),
+    "voc": ("VOCdevkit/VOC2012/JPEGImages",),
+    "pets": ("oxford-iiit-pet/images",),
+    "cityscapes": ("leftImg8bit/val",),
+}
 
 
 class Display:
@@ -86,8 +93,8 @@ class Display:
         score = f"best Dice {best:.4f} after epoch {epoch}" if best >= 0 else "no class was there to score"
         self.note(f"{score}: {out / 'best.pt'}")
         self.note(f"every epoch: {out / 'metrics.jsonl'}; pictures: {out / 'samples'}")
-        places = {"folder": ("images", "val/images"), "handbone": ("train/DCM",)}.get(kind, ())
-        images = next((p for p in (Path(path) / place for place in places) if p.is_dir()), Path(path))
+        root = Path(path.rpartition("+")[2] if kind == "coco-polygons" else path)
+        images = next((p for p in (root / place for place in PLACES.get(kind, ())) if p.is_dir()), root)
         if kind == "phantom":
             self.note("next, with eight new hands to look at:")
             self.note("  python -m zoo phantom hands --count 8 --seed 7")

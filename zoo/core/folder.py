@@ -62,6 +62,9 @@ class Folder(Source):
     def group(self, i: int) -> str:
         return self.pairs[i].name
 
+    def files(self, i: int) -> tuple[Path, ...]:
+        return self.pairs[i].image, self.pairs[i].mask
+
     def load(self, i: int, size: tuple[int, int] | None = None) -> Sample:
         pair = self.pairs[i]
         image = read_image(pair.image, self.channels)
@@ -112,7 +115,7 @@ def open_folder(
     problems: list[str] = []
     paired = [_pair(root, part, problems) for part in parts]
     pairs = [pair for part in paired for pair in part]
-    found = on_all_cores(_examine, pairs, progress)
+    found = on_all_cores(examine_pair, pairs, progress)
     problems += [line for f in found for line in f.problems]
     file = next((p / FILE for p in (root, *parts) if (p / FILE).is_file()), None)
     listed = read_classes(file) if file else None
@@ -122,33 +125,50 @@ def open_folder(
     of_bits = True in kinds
     if of_bits:
         classes = _bit_classes(root, found, listed, ignore)
-        problems += _strangers(pairs, found, classes, set())
+        problems += strangers(pairs, found, classes, set())
     elif listed:
-        problems += _strangers(pairs, found, *without_ignored(listed, ignore))
+        problems += strangers(pairs, found, *without_ignored(listed, ignore))
     refuse_all(root, problems)
-
-    warnings = dark_warning([pair.name for pair, f in zip(pairs, found, strict=True) if f.dark])
-    values = Counter(value for f in found for value in f.values)
-    table = None
     if of_bits:
         labels = bit_labels(classes, task)
     else:
+        values = _seen(found)
         classes, _ = without_ignored(listed or _values_as_classes(root, pairs, values, ignore), ignore)
         labels = index_labels(_at_least_two(root, classes, values), task)
-        table = _table(labels)
-        if labels.task == "binary" and not values[labels.index[1]]:
-            raise InputError(
-                f"{root}: no mask holds the foreground, {labels.index[1]} {labels.names[0]}; values in the "
-                f"masks: {_numbers(values)}; list the right one in {FILE}"
-            )
-        warnings += [f"ignore {v}: no mask holds this value" for v in ignore if not values[v]]
+    train, *val = folders(root, paired, found, classes, labels, ignore)
+    return train, val[0] if val else None
+
+
+def folders(
+    root: Path,
+    parts: list[list[Pair]],
+    found: list[Found],
+    classes: list[Class],
+    labels: Labels,
+    ignore: Sequence[int],
+) -> list[Folder]:
+    """A Folder a part, after `examine_pair` of the parts' pairs, in order; the first one has the warnings.
+
+    classes: those that count.  ignore: values of which the user said that they do not.
+    """
+    pairs, values = [pair for part in parts for pair in part], _seen(found)
+    warnings = dark_warning([pair.name for pair, f in zip(pairs, found, strict=True) if f.dark])
+    if labels.task == "binary" and not values[labels.index[1]]:
+        raise InputError(
+            f"{root}: no mask holds the foreground, {labels.index[1]} {labels.names[0]}; values in the "
+            f"masks: {_numbers(values)}; list the right one in {FILE}"
+        )
+    warnings += [f"ignore {v}: no mask holds this value" for v in ignore if not values[v]]
     absent = [c.name for c in classes if not values[c.index]]
     warnings += [f"no mask holds {', '.join(absent)}"] if absent else []
     channels = 1 if all(f.grey for f in found) else 3
-    train, *val = (
-        Folder(part, labels, channels, table, [] if n else warnings) for n, part in enumerate(paired)
-    )
-    return train, val[0] if val else None
+    table = None if labels.task == "multilabel" else _table(labels)
+    return [Folder(part, labels, channels, table, [] if n else warnings) for n, part in enumerate(parts)]
+
+
+def _seen(found: list[Found]) -> Counter[int]:
+    """In how many masks each value is."""
+    return Counter(value for f in found for value in f.values)
 
 
 def _parts(root: Path) -> list[Path]:
@@ -194,7 +214,8 @@ def _by_stem(folder: Path, suffixes: Iterable[str], problems: list[str]) -> dict
     return files
 
 
-def _examine(pair: Pair) -> Found:
+def examine_pair(pair: Pair) -> Found:
+    """Decode the image and its mask, which alone shows that they are whole."""
     problems = []
     facts = None
     names: tuple[str, ...] = ()
@@ -232,7 +253,7 @@ def _values(mask: np.ndarray) -> frozenset[int]:
 # ---------------------------------------------------------------- classes
 
 
-def _strangers(
+def strangers(
     pairs: list[Pair], found: list[Found], classes: list[Class], ignored: set[int]
 ) -> list[str]:
     """A line for each mask with values that are neither a class nor ignored."""

@@ -8,7 +8,6 @@ A JSON file is an object with `annotations`, a list of {"label": NAME, "points":
 pixels of the image.  Polygons of several classes may overlap; those of one class are joined.
 """
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import numpy as np
 
 from zoo.core.classes import FILE, Class, bit_labels, read_classes
 from zoo.core.dataset import Sample, Source
+from zoo.core.files import read_json
 from zoo.core.images import (
     SUFFIXES,
     Facts,
@@ -71,6 +71,9 @@ class HandBones(Source):
     def group(self, i: int) -> str:
         return self.pairs[i].person
 
+    def files(self, i: int) -> tuple[Path, ...]:
+        return self.pairs[i].image, self.pairs[i].json
+
     def load(self, i: int, size: tuple[int, int] | None = None) -> Sample:
         image = read_image(self.pairs[i].image, self.channels)
         native_h, native_w = image.shape[:2]
@@ -82,12 +85,7 @@ class HandBones(Source):
 
 def read_polygons(path: Path) -> list[Polygon]:
     """The polygons of a JSON file, by label.  Raises one InputError for all that is wrong with it."""
-    try:
-        held = json.loads(path.read_bytes())
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror or e}") from e
-    except (ValueError, RecursionError) as e:
-        raise InputError(f"{path}: invalid JSON: {e}") from e
+    held = read_json(path)
     annotations = held.get("annotations") if isinstance(held, dict) else None
     if not isinstance(annotations, list):
         raise InputError(f"{path}: wants an object with a list `annotations`")

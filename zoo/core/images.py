@@ -1,6 +1,7 @@
 """Image files as arrays: read whole or not at all, resized in one way, checked in bulk before training."""
 
 import os
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,22 +28,26 @@ def read_image(path: str | Path, channels: int | None = None) -> np.ndarray:
     Raises InputError for a file that is missing, empty, truncated, damaged or no image.
     """
     flags = {None: cv2.IMREAD_ANYCOLOR, 1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}
-    image = _decode(path, flags[channels])
+    image = _decode(path, _bytes(path), flags[channels])
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_values(path: str | Path) -> np.ndarray:
     """The values of an index mask as they stand in the file, (H, W) uint8 or uint16.
 
-    Three equal channels are one; a mask that codes classes as colours is refused.
+    Three equal channels are one; of a PNG with a palette of colours, as PASCAL VOC's, the places in the
+    palette; a mask that codes classes as colours is refused.
     """
-    values = _decode(path, cv2.IMREAD_UNCHANGED)
+    data = _bytes(path)
+    depth, bare = _without_palette(data)
+    values = _decode(path, bare, cv2.IMREAD_UNCHANGED)
+    if depth < 8:  # which decoding spread over 0..255
+        values = values // np.uint8(255 // (2**depth - 1))
     if values.ndim == 3:
         if not is_grey(values[..., :3]):
             raise InputError(
                 f"{path}: a colour picture, but a mask holds one class number a pixel; write it as an 8-bit "
-                "grey PNG of class numbers (of a palette PNG: "
-                "`PIL.Image.fromarray(numpy.array(PIL.Image.open(old))).save(new)`)"
+                "grey PNG of class numbers"
             )
         values = np.ascontiguousarray(values[..., 0])
     if values.dtype not in (np.uint8, np.uint16):
@@ -50,16 +55,42 @@ def read_values(path: str | Path) -> np.ndarray:
     return values
 
 
-def _decode(path: str | Path, flag: int) -> np.ndarray:
-    """Decode from memory: there OpenCV refuses a truncated JPEG, which `imread` fills up with grey."""
+def _bytes(path: str | Path) -> bytes:
     try:
-        data = np.frombuffer(Path(path).read_bytes(), np.uint8)
+        data = Path(path).read_bytes()
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror or e}") from e
-    if not data.size:
+    if not data:
         raise InputError(f"{path}: is empty (0 bytes)")
+    return data
+
+
+def _without_palette(data: bytes) -> tuple[int, bytes]:
+    """(bits a pixel, a grey PNG of the places in the palette) of a PNG with a palette of colours.
+
+    Other files, and palettes of greys alone, which some programs make of a grey picture: (8, `data`).
+    """
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[25:26] != b"\x03":  # the header's colour type
+        return 8, data
+    header = data[12:25] + b"\x00" + data[26:29]
+    chunks = [data[:12], header, zlib.crc32(header).to_bytes(4, "big")]
+    coloured, at = False, 33
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        if kind == b"PLTE":
+            colours = data[at + 8 : end - 4]
+            coloured = not colours[::3] == colours[1::3] == colours[2::3]
+        elif kind != b"tRNS":  # the palette's transparency
+            chunks.append(data[at:end])
+        at = end
+    return (data[24], b"".join(chunks)) if coloured else (8, data)
+
+
+def _decode(path: str | Path, data: bytes, flag: int) -> np.ndarray:
+    """Decode from memory: there OpenCV refuses a truncated JPEG, which `imread` fills up with grey."""
     try:
-        image = cv2.imdecode(data, flag)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     except cv2.error as e:
         raise InputError(f"{path}: cannot be decoded: {e.err or e}") from e
     if image is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from zoo import registry, weights
@@ -31,6 +32,13 @@ def network(
         loaded = weights.load(model, path, reset_head=config.reset_head, say=say)
         build |= loaded.options  # such as align_corners: without them the same weights are another network
     return model, build
+
+
+def on_meta(config: TrainConfig) -> nn.Module:
+    """The network of `config` without values, for its limits.  Raises InputError for a wrong option."""
+    options: dict = config.options
+    with torch.device("meta"):
+        return registry.build(config.arch, encoder=config.encoder, **options)
 
 
 def starting_weights(config: TrainConfig) -> str | None:

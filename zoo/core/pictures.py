@@ -3,6 +3,7 @@
 Nothing here is a number to rely on: pictures are for eyes, and masks keep their values in files of their own.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ SMALLEST, LARGEST = 256, 512  # sides of a picture in a panel, in pixels
 TEXT = (230, 230, 230)
 STRIP, LETTER = 24, 0.55  # height of a caption in pixels, and its font scale
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+MOST = math.log(20)  # the loss of a true class that got a probability of 5 %: the end of the colours
+INK, EMPTY, BAR = (40, 40, 40), (235, 235, 235), 300  # bars: text, track, and its length in pixels
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, labels: Labels, alpha: float = 0.5) -> np.ndarray:
@@ -109,9 +112,17 @@ def difference(pred: np.ndarray, truth: np.ndarray, labels: Labels) -> np.ndarra
 
 
 def panel(
-    image: np.ndarray, truth: np.ndarray, pred: np.ndarray, labels: Labels, title: str = ""
+    image: np.ndarray,
+    truth: np.ndarray,
+    pred: np.ndarray,
+    labels: Labels,
+    title: str = "",
+    loss: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Image, truth, prediction and their difference side by side, with captions, at a size to be read."""
+    """Image, truth, prediction and their difference side by side, with captions, at a size to be read.
+
+    loss: of each pixel (h, w), of any size, nan where ignored; shown as `heat` at the end.
+    """
     size = _shown_size(image.shape[0], image.shape[1])
     smaller = size[0] < image.shape[0]
     image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
@@ -122,6 +133,8 @@ def panel(
         caption(overlay(image, pred, labels), [("prediction", TEXT)]),
         caption(_difference_over(image, difference(pred, truth, labels)), _legend(labels)),
     ]
+    if loss is not None:
+        cells.append(caption(heat(resize_mask(loss, size)), _heat_legend()))
     row = grid(cells, columns=len(cells))
     return caption(row, [(title, TEXT)]) if title else row
 
@@ -149,6 +162,45 @@ def _legend(labels: Labels) -> list[tuple[str, tuple[int, int, int]]]:
     return [*(one if background else one[:1]), ("wrong class", OTHER)]
 
 
+def heat(loss: np.ndarray, most: float = MOST) -> np.ndarray:
+    """`loss` (H, W) from 0 to `most` and beyond in black, red, yellow, white; IGNORED where it is nan.
+
+    With t = loss / most cut to 0..1: red grows over its first third, green over the second, blue over the
+    last, so that brightness grows all the way.
+    """
+    t = np.clip(loss / most, 0, 1)
+    colours = np.clip(3 * t[..., None] - np.arange(3), 0, 1)  # (H, W, 3)
+    picture = np.rint(np.nan_to_num(colours) * 255).astype(np.uint8)
+    picture[np.isnan(loss)] = IGNORED
+    return picture
+
+
+def _heat_legend() -> list[tuple[str, tuple[int, int, int]]]:
+    """A few losses, each in its colour."""
+    losses = (0.5, 1.0, 2.0, 3.0)
+    colours = [(r, g, b) for r, g, b in heat(np.array([losses]))[0].tolist()]
+    return [("loss", TEXT), *((f"{loss:g}", colour) for loss, colour in zip(losses, colours, strict=True))]
+
+
+def bars(title: str, names: Sequence[str], values: Sequence[float]) -> np.ndarray:
+    """A bar from 0 to 1 for each name and value, (H, W, 3), dark on white; nan has none and says so."""
+    size = [cv2.getTextSize(_ascii(name), FONT, LETTER, 1)[0][0] for name in (*names, title)]
+    left = max(size) + 12
+    picture = np.full((STRIP * (len(names) + 1) + 4, left + BAR + 64, 3), 255, np.uint8)
+    for row, (name, value) in enumerate(zip((title, *names), (math.nan, *values), strict=True)):
+        y = STRIP * row
+        cv2.putText(picture, _ascii(name), (6, y + STRIP - 7), FONT, LETTER, INK, 1, cv2.LINE_AA)
+        if row == 0:
+            continue
+        said = "none" if math.isnan(value) else f"{value:.3f}"
+        cv2.rectangle(picture, (left, y + 5), (left + BAR - 1, y + STRIP - 4), EMPTY, -1)
+        if value > 0:
+            end = left + max(1, round(value * BAR)) - 1
+            cv2.rectangle(picture, (left, y + 5), (end, y + STRIP - 4), RIGHT, -1)
+        cv2.putText(picture, said, (left + BAR + 6, y + STRIP - 7), FONT, LETTER, INK, 1, cv2.LINE_AA)
+    return picture
+
+
 def _shown_size(height: int, width: int) -> tuple[int, int]:
     """(height, width) scaled so that the short side is at least SMALLEST; the long one at most LARGEST."""
     scale = max(1.0, SMALLEST / min(height, width))
@@ -158,16 +210,21 @@ def _shown_size(height: int, width: int) -> tuple[int, int]:
 
 def caption(picture: np.ndarray, words: Sequence[tuple[str, tuple[int, int, int]]]) -> np.ndarray:
     """`picture` under a strip with `words`, each (text, colour), as large as the width allows."""
-    text = "  ".join(word for word, _ in words).encode("ascii", "replace").decode()
+    text = _ascii("  ".join(word for word, _ in words))
     width = cv2.getTextSize(text, FONT, 1.0, 1)[0][0]
     scale = min(LETTER, (picture.shape[1] - 8) / max(1, width))
     strip = np.full((STRIP, picture.shape[1], 3), PAPER, np.uint8)
     x, y = 4.0, STRIP - 7
     for word, colour in words:
-        word = word.encode("ascii", "replace").decode()
+        word = _ascii(word)
         cv2.putText(strip, word, (round(x), y), FONT, scale, colour, 1, cv2.LINE_AA)
         x += cv2.getTextSize(word + "  ", FONT, 1.0, 1)[0][0] * scale
     return np.concatenate([strip, picture])
+
+
+def _ascii(text: str) -> str:
+    """`text` in the letters that OpenCV can draw."""
+    return text.encode("ascii", "replace").decode()
 
 
 def grid(images: Sequence[np.ndarray], columns: int) -> np.ndarray:

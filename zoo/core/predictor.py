@@ -9,6 +9,7 @@ K classes; (H, W) the image's size; (h, w) the model's output; m: `model.margin`
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +66,13 @@ class Predictor:
         check_image(image)
         if self.preprocess.tile:
             return self._by_tiles(image)
+        return harden(self.whole(image), self.labels, (image.shape[0], image.shape[1])).cpu().numpy()
+
+    def whole(self, image: np.ndarray) -> Tensor:
+        """The logits (K, h, w) of the image resized to the model's size."""
         m = self.margin
         window = resize_image(image, self.preprocess.size)
-        logits = self.logits(mirror_pad(window, m, m, m, m) if m else window)
-        return harden(logits, self.labels, (image.shape[0], image.shape[1])).cpu().numpy()
+        return self.logits(mirror_pad(window, m, m, m, m) if m else window)
 
     def logits(self, window: np.ndarray) -> Tensor:
         """The model's float32 answer (K, h, w), on the device, to a uint8 window (h + 2m, w + 2m)."""
@@ -83,8 +87,11 @@ class Predictor:
             raise InputError("the model's output is not finite: try --amp off, or an earlier checkpoint")
         return logits
 
-    def _by_tiles(self, image: np.ndarray) -> np.ndarray:
-        """The overlap-tile strategy: contiguous outputs, each from an input wider by the margin, mirrored
+    def tiles(self, image: np.ndarray) -> Iterator[tuple[int, int, Tensor]]:
+        """(top, left, logits (K, h, w)) of tiles that cover the image at its own scale; the last in a row or
+        column may reach beyond it.
+
+        The overlap-tile strategy: contiguous outputs, each from an input wider by the margin, mirrored
         beyond the border.
 
         One tile a forward pass: the paper's choice too (large tiles rather than large batches).  A batch
@@ -94,12 +101,18 @@ class Predictor:
         h, rows = tiling(H, self.preprocess.size[0], self.sizes, m)
         w, columns = tiling(W, self.preprocess.size[1], self.sizes, m)
         padded = mirror_pad(image, m, m + rows[-1] + h - H, m, m + columns[-1] + w - W)
-        mask = np.empty((H, W), mask_dtype(self.labels))
         for y in rows:
             for x in columns:
-                logits = self.logits(padded[y : y + h + 2 * m, x : x + w + 2 * m])
-                tile = harden(logits, self.labels, (h, w)).cpu().numpy()
-                mask[y : y + h, x : x + w] = tile[: H - y, : W - x]
+                yield y, x, self.logits(padded[y : y + h + 2 * m, x : x + w + 2 * m])
+
+    def _by_tiles(self, image: np.ndarray) -> np.ndarray:
+        """The mask, tile by tile."""
+        H, W = image.shape[:2]
+        mask = np.empty((H, W), mask_dtype(self.labels))
+        for y, x, logits in self.tiles(image):
+            h, w = logits.shape[1:]
+            tile = harden(logits, self.labels, (h, w)).cpu().numpy()
+            mask[y : y + h, x : x + w] = tile[: H - y, : W - x]
         return mask
 
 

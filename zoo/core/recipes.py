@@ -6,15 +6,14 @@ architecture's note.
 """
 
 from dataclasses import replace
-from types import UnionType
-from typing import NamedTuple, get_args, get_origin, get_type_hints
-
-import torch
+from typing import NamedTuple
 
 from zoo import registry, weights
-from zoo.core.config import Plain, TrainConfig
+from zoo.core.config import TrainConfig
+from zoo.core.network import on_meta
 from zoo.encoders.pretrained import source as encoder_weights
 from zoo.errors import InputError
+from zoo.options import as_annotated, keywords
 
 
 class Recipe(NamedTuple):
@@ -30,6 +29,10 @@ DATA_DEFAULTS: dict[str, dict[str, object]] = {
     "phantom": {"size": (128, 128), "epochs": 4, "batch": 4, "augment": "flip"},  # ten minutes on two cores
     "handbone": {"size": (512, 512)},
     "folder": {"size": (256, 256)},
+    "voc": {"size": (512, 512)},  # its longer side is 500
+    "pets": {"size": (256, 256)},
+    "cityscapes": {"size": (512, 1024)},  # half of its own
+    "coco-polygons": {"size": (512, 512)},  # its longer side is 640
 }
 
 # CamVid at 60x80, encoders from random weights (resnet18; hrnet_w18), batch 8, 4 epochs; mIoU at 3e-4, 1e-3
@@ -288,11 +291,9 @@ def resolve(flags: dict) -> tuple[TrainConfig, dict[str, str]]:
         for key, value in layer.items():
             settings[key] = {**settings.get(key, {}), **value} if key == "options" else value
             origins[key] = f"{origins[key]}, {origin}" if key == "options" and key in origins else origin
-    settings["options"] = as_annotated(arch, settings.get("options", {}))
+    settings["options"] = as_annotated(registry.architecture(arch), settings.get("options", {}))
     config = replace(TrainConfig(), **settings)
-    with torch.device("meta"):  # so that a wrong option is said before any file is read
-        options: dict = config.options
-        model = registry.build(arch, encoder=config.encoder, **options)
+    model = on_meta(config)  # so that a wrong option is said before any file is read
     check_encoder(config)
     least, _ = registry.legal_size(model, 1)
     if min(config.size) < least:
@@ -331,7 +332,7 @@ def check_encoder(config: TrainConfig) -> None:
     if config.encoder is None:
         for flag, given in (("--pretrained", config.pretrained is True), ("--head-lr", config.head_lr != 1)):
             if given:
-                those = [name for name in registry.names() if "encoder" in keywords(name)]
+                those = [n for n in registry.names() if "encoder" in keywords(registry.architecture(n))]
                 way = f"choose an --arch of {', '.join(those)}"
                 if config.arch in those:
                     way = "choose an --encoder"
@@ -340,29 +341,8 @@ def check_encoder(config: TrainConfig) -> None:
         encoder_weights(config.encoder)
 
 
-def keywords(arch: str) -> dict[str, object]:
-    """The arguments of `arch`'s class with their annotations."""
-    hints: dict[str, object] = get_type_hints(registry.architecture(arch).__init__)
-    return hints
-
-
-def as_annotated(arch: str, options: dict[str, Plain]) -> dict[str, Plain]:
-    """`options` with (1,) for a 1 where `arch` takes several numbers, so that `--opt bins=1` can be typed."""
-    hints = keywords(arch)
-
-    def several(word: str) -> bool:
-        hint = hints.get(word)
-        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        return any(get_origin(part) is tuple for part in parts)
-
-    return {
-        word: (value,) if type(value) in (int, float) and several(word) else value
-        for word, value in options.items()
-    }
-
-
 # What may differ between a run and its resumption; everything else would make it another run.
-RESUMABLE = ("epochs", "patience", "workers", "device")
+RESUMABLE = ("epochs", "patience", "workers", "device", "download", "log")
 
 
 def resume(saved: TrainConfig, flags: dict, run: str) -> TrainConfig:
@@ -370,10 +350,10 @@ def resume(saved: TrainConfig, flags: dict, run: str) -> TrainConfig:
     for key, value in flags.items():
         then = getattr(saved, key)
         if key == "options":
-            value = as_annotated(saved.arch, value)
+            value = as_annotated(registry.architecture(saved.arch), value)
             then = {k: saved.options.get(k) for k in value}
         elif key == "size":
-            value = registry.legal_size(registry.architecture(saved.arch), value)
+            value = registry.legal_size(on_meta(saved), value)
         if key not in RESUMABLE and value != then:
             flag = key.replace("_", "-")
             raise InputError(

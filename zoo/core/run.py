@@ -6,8 +6,9 @@ from itertools import chain, count
 from pathlib import Path
 
 from zoo.core.checkpoint import write_bytes
-from zoo.core.config import TrainConfig, as_typed
+from zoo.core.config import TrainConfig
 from zoo.errors import InputError
+from zoo.options import as_typed
 
 
 def choose_folder(out: Path | None, config: TrainConfig) -> Path:
@@ -17,7 +18,9 @@ def choose_folder(out: Path | None, config: TrainConfig) -> Path:
             raise InputError(f"--out {out}: holds a run; go on with --resume {out}, or choose another folder")
         return out
     kind, _, path = config.data.partition(":")
-    first = Path("runs") / f"{config.arch}-{Path(path).resolve().name if path else kind}"
+    json_file = path.partition("+")[0] if kind == "coco-polygons" else ""
+    data = Path(json_file).stem if json_file else Path(path).resolve().name if path else kind
+    first = Path("runs") / f"{config.arch}-{data}"
     numbered = (first.with_name(f"{first.name}-{n}") for n in count(2))
     return next(f for f in chain([first], numbered) if not f.exists())
 

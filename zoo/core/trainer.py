@@ -26,8 +26,10 @@ from zoo.core.dataset import Source, open_run
 from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.display import Display
 from zoo.core.loader import Batch, TrainLoader, TrainSet, statistics, whole_images
+from zoo.core.loggers import Loggers
+from zoo.core.manifest import Session
 from zoo.core.metrics import Scores, count
-from zoo.core.network import network
+from zoo.core.network import network, on_meta
 from zoo.core.optimizer import make_optimizer, set_rate
 from zoo.core.predictor import Predictor
 from zoo.core.run import log, open_folder, plain, truncate_logs
@@ -57,8 +59,9 @@ class Progress:
 class Trainer:
     """Trains `config` in the run folder `out`; with `resume`, a checkpoint's content, goes on from there.
 
-    The folder gets config.json, metrics.jsonl (values that repeat exactly), timing.jsonl (those that do
-    not), last.pt, best.pt and samples/*.png.  Raises InputError for whatever the user can mend.
+    The folder gets config.json, manifest.json, metrics.jsonl (values that repeat exactly), timing.jsonl
+    (those that do not), last.pt, best.pt and samples/*.png.  Raises InputError for whatever the user can
+    mend.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Trainer:
         resume: checkpoint.Checkpoint | None = None,
     ):
         self.config, self.out, self.display = config, out, display
+        self.logs = Loggers(config, out, display)
         self.device = resolve_device(config.device)
         self.train_source, self.val_source = open_run(config, display.reading)
         for warning in (*self.train_source.warnings, *self.val_source.warnings):
@@ -77,7 +81,7 @@ class Trainer:
         # what can be refused is built first, for the network may be a download
         self.criterion = losses.Criterion(config.loss or losses.default_loss(self.labels.task), self.labels)
         self.amp = resolve_amp(config.amp, self.device)
-        margin = registry.margin(registry.architecture(config.arch))
+        margin = registry.margin(on_meta(config))
         augment = Augment(config.augment, config.size, margin, tile=margin > 0)
         if resume:  # from the file alone: nothing is downloaded again
             self.model, self.build = checkpoint.model_of(resume), resume.build
@@ -101,6 +105,8 @@ class Trainer:
         self.steps_per_epoch = -(-len(self.loader) // config.accumulate)
         self.progress = Progress()
         self.images = 0  # trained on since the last validation
+        sources = self.train_source, self.val_source
+        self.session = Session(out, config, sources, self.device, display.warn)
         self.interrupted = self.fetching = False
         if resume:
             self.restore(resume)
@@ -113,7 +119,7 @@ class Trainer:
         open_folder(self.out, self.config)
         self.display.begin(self.config.epochs, self.steps_per_epoch, done)
         try:
-            with self.catch_signals():
+            with self.catch_signals(), self.session, self.logs.after(self.progress.epoch):
                 if not done:
                     self.save("last.pt")  # a run killed in its first epoch, or that diverges there, can go on
                 while self.progress.epoch < self.config.epochs and not self.out_of_patience():
@@ -149,6 +155,7 @@ class Trainer:
             p.loss += loss
             images = sum(len(b.names) for b in group)
             self.images += images
+            self.session.images += images
             speed = images / (time.monotonic() - began)
             self.display.step(p.epoch + 1, p.step, p.loss / p.steps_in_epoch, self.lr(p.step - 1), speed)
             if self.interrupted:
@@ -223,6 +230,7 @@ class Trainer:
             scores.add(sample.name, count(mask, sample.mask, self.labels))
             if i < SAMPLES:
                 drawn.append(pictures.panel(sample.image, sample.mask, mask, self.labels, sample.name))
+        self.logs.draw(predictor, self.val_source)
         self.fetching = False
         path = self.out / "samples" / f"epoch_{self.progress.epoch + 1:04d}.png"
         pictures.write_png(path, pictures.grid(drawn, columns=1))
@@ -244,6 +252,8 @@ class Trainer:
             "epoch": p.epoch, "training_s": round(training_s, 3), "validation_s": round(validation_s, 3),
             "images_per_s": round(self.images / training_s, 3),
         })
+        self.logs.epoch(p.epoch, loss, self.lr(p.step - 1), self.images / training_s, scores)
+        self.session.write()
         self.images = 0
         if best:
             self.save("best.pt")

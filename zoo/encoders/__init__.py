@@ -3,6 +3,7 @@
 from zoo.encoders import efficientnet, hrnet, mit, regnet, resnet, xception
 from zoo.encoders.encoder import Encoder, Normalisation
 from zoo.errors import InputError, nearest
+from zoo.options import check_options
 
 __all__ = ["Encoder", "Normalisation", "build", "family", "names", "pretrained_names"]
 
@@ -46,6 +47,7 @@ def build(
     output_stride: int = 32,
     dilate_first: bool = False,
     depth: int | None = None,
+    **options: object,
 ) -> Encoder:
     """The encoder called `name`.
 
@@ -53,15 +55,17 @@ def build(
     output_stride: 32, 16 or 8; strides beyond it become dilation, with the same weights.
     dilate_first: whether the first block of a dilated stage uses the new dilation (see `Strides`).
     depth: how many maps are wanted, finest first; stages behind the last of them are not built.  None: all.
+    options: the family's own, see its class's `options`; only MiT has any.
 
-    Raises InputError for an unknown name (with the nearest ones) or impossible channels, stride or depth.
+    Raises InputError for an unknown name or option (with the nearest ones), or impossible values.
     """
     if name not in _ENCODERS:
         raise InputError(f"unknown encoder {name!r}; {nearest(str(name), _ENCODERS)}")
     if in_channels < 1:
         raise InputError(f"in_channels of encoder {name} must be a whole number >= 1, not {in_channels!r}")
     cls, row = _ENCODERS[name]
-    how: dict = dict(row, output_stride=output_stride, dilate_first=dilate_first)
+    check_options(f"encoder {name}", cls, cls.options, options)
+    how: dict = {**row, **options, "output_stride": output_stride, "dilate_first": dilate_first}
     encoder: Encoder = cls(in_channels, **how, **({} if depth is None else {"depth": depth}))
     encoder.name, encoder.output_stride, encoder.dilate_first = name, output_stride, dilate_first
     if pretrained:

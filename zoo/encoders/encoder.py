@@ -33,6 +33,7 @@ class Encoder(nn.Module):
     normalisation: Normalisation | None = None
     output_stride: int = 32
     dilate_first: bool = False
+    options: tuple[str, ...] = ()  # keywords of the class, besides the shared ones, that `build` hands on
     dilatable = True  # maps at 2, 4, 8, 16, 32, and `Strides`; HRNet's and MiT's are at 4, 8, 16, 32
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

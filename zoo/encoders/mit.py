@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.encoders.encoder import Encoder, check_depth, check_undilated
+from zoo.errors import InputError
 from zoo.layers import StochasticDepth
 
 VARIANTS = {  # Table 6
@@ -132,8 +133,13 @@ class Block(nn.Module):
 
 
 class MixTransformer(Encoder):
-    """Fig. 2, left: four stages; maps at strides 4, 8, 16, 32, each behind its LayerNorm."""
+    """Fig. 2, left: four stages; maps at strides 4, 8, 16, 32, each behind its LayerNorm.
 
+    reductions: of a side, one a stage: 1 leaves a stage all its keys, at a cost that grows with the square of
+        the pixels.  Others than the paper's change the weights' shapes: the published ones do not fit.
+    """
+
+    options = ("reductions",)
     dilatable = False
 
     def __init__(
@@ -142,6 +148,7 @@ class MixTransformer(Encoder):
         *,
         widths: tuple[int, int, int, int],
         depths: tuple[int, int, int, int],
+        reductions: tuple[int, ...] = REDUCTIONS,
         output_stride: int = 32,
         dilate_first: bool = False,
         depth: int = 4,
@@ -149,6 +156,8 @@ class MixTransformer(Encoder):
         super().__init__()
         check_depth(depth, 4)
         check_undilated(output_stride, "MiT")
+        if len(reductions) != len(STRIDES) or min(reductions) < 1:
+            raise InputError(f"MiT: reductions {reductions} must be four numbers >= 1, such as (8, 4, 2, 1)")
         self.in_channels = in_channels
         self.channels, self.strides = widths[:depth], STRIDES[:depth]
         last = sum(depths) - 1
@@ -156,7 +165,7 @@ class MixTransformer(Encoder):
         above = in_channels
         for s, channels in enumerate(self.channels):
             kernel, stride = (3, 2) if s else (7, 4)
-            blocks = [Block(channels, HEADS[s], REDUCTIONS[s], next(drops)) for _ in range(depths[s])]
+            blocks = [Block(channels, HEADS[s], reductions[s], next(drops)) for _ in range(depths[s])]
             self.add_module(f"patch_embed{s + 1}", OverlapPatchEmbed(above, channels, kernel, stride))
             self.add_module(f"block{s + 1}", nn.Sequential(*blocks))
             self.add_module(f"norm{s + 1}", LayerNorm2d(channels, EPS))

@@ -84,7 +84,7 @@ def source(name: str) -> Source:
             f"those with: {', '.join(encoders.pretrained_names())}"
         )
     # Slow to import, so it is done here.
-    from torchvision.models import get_model_weights  # type: ignore[import-untyped]
+    from torchvision.models import get_model_weights
 
     weights = get_model_weights(name)["IMAGENET1K_V1"]
     expects = weights.transforms()

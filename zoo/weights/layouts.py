@@ -1,8 +1,8 @@
 """The files that we know: one table a source, their keys -> ours."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -185,45 +185,6 @@ def smp_deeplab_needs(model: nn.Module) -> str:
         "build it with dilate_first=True, and with output_stride=16 or 8, which the file does not tell (its "
         "encoder_output_stride, by default 16), for the same graph"
     )
-
-
-def unseen(model: nn.Module) -> dict[str, Any]:
-    """Options that change what the weights compute but no shape of those they share, as {keyword: value}.
-
-    Rates count in pixels of the input, for those of another output stride see the same places.
-    """
-    found: dict[str, Any] = {}
-    if model.encoder is not None:
-        found["dilate_first"] = dilates_first(model)
-    if hasattr(model, "ppm"):
-        found["bins"] = cast(nn.Module, model.ppm).bins
-    if hasattr(model, "rates"):
-        found["rates"] = tuple(r * encoder_of(model).output_stride for r in cast(Iterable[int], model.rates))
-    if hasattr(model, "ocr"):
-        found["ocr"] = model.ocr
-    return found
-
-
-def own_needs(model: nn.Module, theirs: nn.Module) -> str:
-    """What `model` must be built with for the graph of `theirs`, the network that the weights are of."""
-    here, there = unseen(model), unseen(theirs)
-    words = [word for word in there if here.get(word) != there[word]]
-    if not words:
-        return ""
-    stride, rates = encoder_of(model).output_stride, there.get("rates", ())
-    undilated = stride == 32 and there["dilate_first"]
-    if undilated or any(rate % stride for rate in rates):  # only their own output stride will do
-        stride = encoder_of(theirs).output_stride
-        words.append("output_stride")
-    values = {**there, "rates": tuple(rate // stride for rate in rates), "output_stride": stride}
-    needed = [f"{word}={values[word]}" for word in words]
-    return f"build it with {', '.join(needed)}, for the same graph"
-
-
-def own_remark(model: nn.Module, theirs: nn.Module) -> str:
-    """The output stride, where it is another: the weights serve at every one (see `Strides`)."""
-    there, here = encoder_of(theirs).output_stride, encoder_of(model).output_stride
-    return "" if there == here else f"output stride {there} there, {here} here"
 
 
 def corners_as_built(model: nn.Module) -> str:

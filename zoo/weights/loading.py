@@ -23,9 +23,8 @@ from zoo.weights.layouts import (
     REFUSED,
     WIDTHS,
     Layout,
-    own_needs,
-    own_remark,
 )
+from zoo.weights.own import own_needs, own_remark, unseen
 
 Weights = dict[str, Tensor]
 
@@ -167,7 +166,8 @@ def _open_own(path: Path, network: str, model: nn.Module) -> _File:
     if hasattr(model, "align_corners"):  # no shape shows it
         options["align_corners"] = saved.build.get("align_corners", False)
     layout = Layout("checkpoint of train.py", network, (), AS_IS, options=options)
-    if getattr(model, "encoder", None) is not None and saved.build.get("encoder", "") is not None:
+    encoder, theirs_too = getattr(model, "encoder", None), saved.build.get("encoder", "") is not None
+    if unseen(model) and (encoder is None or theirs_too):
         with torch.device("meta"):
             theirs = registry.build(saved.arch, **saved.build)
         layout = replace(
