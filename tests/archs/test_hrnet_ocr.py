@@ -549,3 +549,12 @@ def test_channels_last_changes_nothing(shallow: Callable[..., HRNetOCR]) -> None
 def test_what_cannot_be_built(options: dict, says: str) -> None:
     with pytest.raises(InputError, match=says), torch.device("meta"):
         zoo.build("hrnet_ocr", **options)
+
+
+def test_the_head_starts_as_torchs(shallow: Callable[..., HRNetOCR]) -> None:
+    """Uniform within the root of 1 / fan-in, which the authors' code leaves as it is."""
+    model = shallow(19)
+    for conv in (model.regions[0], model.pixels[0], model.g[0]):
+        bound = conv.weight[0].numel() ** -0.5
+        assert 0.99 * bound < conv.weight.abs().max() <= bound * 1.0001
+        assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
