@@ -16,7 +16,7 @@ from torch.export import Dim
 
 import zoo
 from tests.encoders.hrnets import bilinear, few_blocks, norm, pointwise
-from tests.scatter import scattered, settled
+from tests.scatter import assert_starts_as_torchs, scattered, settled
 from zoo.archs import hrnet_ocr
 from zoo.archs.hrnet_ocr import HRNetOCR, ObjectContext, OverMaps, attend, gather
 from zoo.encoders.resnet import BasicBlock, Bottleneck
@@ -555,6 +555,4 @@ def test_the_head_starts_as_torchs(shallow: Callable[..., HRNetOCR]) -> None:
     """Uniform within the root of 1 / fan-in, which the authors' code leaves as it is."""
     model = shallow(19)
     for conv in (model.regions[0], model.pixels[0], model.g[0]):
-        bound = conv.weight[0].numel() ** -0.5
-        assert 0.99 * bound < conv.weight.abs().max() <= bound * 1.0001
-        assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+        assert_starts_as_torchs(conv)
