@@ -2,6 +2,7 @@
 
 from typing import TypeVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -30,3 +31,10 @@ def settled(model: Model, x: Tensor) -> Model:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()
+
+
+def assert_starts_as_torchs(conv: nn.Conv2d) -> None:
+    """The weights are uniform within the root of 1 / fan-in."""
+    bound = conv.weight[0].numel() ** -0.5
+    assert 0.99 * bound < conv.weight.abs().max() <= bound * 1.0001
+    assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)

@@ -107,7 +107,7 @@ def test_describe() -> None:
     about = zoo.describe("unet")
     assert (about.name, about.year, about.note) == ("unet", 2015, "papers/unet.md")
     assert about.title == "U-Net: Convolutional Networks for Biomedical Image Segmentation"
-    assert about.options == {"width": 64, "dropout": 0.5}
+    assert about.options == {"width": 64, "dropout": 0.5, "padded": False}
     assert (about.num_classes, about.in_channels, about.encoders) == (2, 1, ())
     assert about.parameters == 31_030_658
     with torch.device("meta"):
@@ -127,7 +127,7 @@ def test_describe() -> None:
         (lambda: zoo.build("unetp"), r"unknown architecture 'unetp'; nearest: unetpp, unet"),
         (lambda: zoo.describe("segnet"), r"unknown architecture 'segnet'; (nearest|known): .*unet"),
         (lambda: zoo.build("unet", widht=3), r"unet has no option 'widht'; nearest: width; see zoo.describe"),
-        (lambda: zoo.build("unet", num_class=3), r"unet has no option 'num_class'; known: dropout, width"),
+        (lambda: zoo.build("unet", num_class=3), r"no option 'num_class'; known: dropout, padded, width"),
         (lambda: zoo.build("unet", width="wide"), r"option width of unet must be int, not 'wide'"),
         (lambda: zoo.build("unet", width=True), r"option width of unet must be int, not True"),
         (lambda: zoo.build("unet", width=0), r"width 0 must be >= 1"),

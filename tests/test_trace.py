@@ -66,6 +66,15 @@ def test_the_triangle_of_unetpp_lies_as_in_its_figure(image: Path, tmp_path: Pat
     assert picture.shape[1] == 6 * (TILE + 4) - 4  # X^{0,0} to X^{0,4} and the head
 
 
+def test_a_row_of_too_many_stages_goes_on_below_and_leaves_no_gap_in_others() -> None:
+    fine = trace.Seen("a", (1, 64, 64), torch.rand(1, 64, 64).numpy(), (0,), 0, 1)
+    coarse = trace.Seen("b", (1, 32, 32), torch.rand(1, 32, 32).numpy(), (0,), 0, 2)
+    image = np.zeros((64, 64), np.uint8)
+    high, _, _ = trace.index([fine, coarse], image).shape
+    assert trace.index([fine] * 10 + [coarse], image).shape == (high, 10 * (TILE + 4) - 4, 3)
+    assert trace.index([fine] * 11 + [coarse], image).shape[0] == (high + 4) * 4 // 3 - 4
+
+
 def test_strides_of_unpadded_and_of_pooled_maps() -> None:
     """No map of U-Net has the input's size divided by its stride, and PSPNet's levels have none."""
     seen, _ = trace.look(zoo.build("unet", width=1).eval(), torch.rand(1, 1, 188, 188))

@@ -202,7 +202,9 @@ def _trace(arguments: argparse.Namespace, console: Console) -> None:
     found = trace.opened(what, arguments.weights, arguments.pretrained, arguments.seed, say)
     size, depth, maps = arguments.size, arguments.depth, arguments.maps
     *files, index = trace.trace(found, arguments.image, arguments.out, size, depth, maps)
-    say(f"{found.name}: {len(files)} stages, a picture each; all of them at a glance: {index}")
+    at_random = not (arguments.weights or arguments.pretrained)
+    drawn = ", random weights (see --weights, --pretrained)" if at_random else ""
+    say(f"{found.name}{drawn}: {len(files)} stages, a picture each; all of them at a glance: {index}")
 
 
 def _phantom_arguments(parser: argparse.ArgumentParser) -> None:

@@ -33,6 +33,7 @@ from zoo.stages import stages
 
 LARGEST = 512  # pixels of an image's longer side where neither a flag nor a checkpoint says how large
 TILE, ACROSS = 144, 8  # side of a tile in pixels, and tiles in a row
+STAGES = 10  # in a row of the index: UNet++'s five nodes, four heads and logits
 MOST = 32  # maps of a stage, where no flag says how many
 STRETCH = 512  # pixels by which the input grows to tell strides: a multiple of every stride
 DIM = (150, 150, 150)
@@ -117,6 +118,7 @@ def settle(model: nn.Module, x: Tensor) -> None:
     """Give each BatchNorm without statistics those of `x`; else a deep fresh network grows out of bounds."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     fresh = [norm for norm in norms if norm.get_buffer("running_mean").eq(0).all()]
+    momenta = [norm.momentum for norm in fresh]
     for norm in fresh:
         norm.momentum = 1.0
         norm.train()
@@ -125,8 +127,8 @@ def settle(model: nn.Module, x: Tensor) -> None:
             model(x)
     except ValueError as e:  # torch's: one value a channel has no variance
         raise InputError(f"{tuple(x.shape[2:])} is too small for a network without statistics: {e}") from e
-    for norm in fresh:
-        norm.momentum = 0.1
+    for norm, momentum in zip(fresh, momenta, strict=True):
+        norm.momentum = momentum
         norm.eval()
 
 
@@ -144,7 +146,7 @@ def prepared(found: Opened, image: np.ndarray, size: tuple[int, int] | None) -> 
     if size is None:
         height, width = image.shape[:2]
         scale = 1.0 if given else min(1.0, LARGEST / max(height, width))
-        size = max(1, round(height * scale)), max(1, round(width * scale))
+        size = _scaled(height, width, scale)
     border = 0
     if hasattr(model, "margin"):
         size, border = legal(model, size), registry.margin(model)
@@ -252,9 +254,9 @@ def tile(values: np.ndarray) -> np.ndarray:
     grey = np.clip((values - low) / (high - low), 0, 1) if high > low else np.full_like(values, 0.5)
     height, width = values.shape
     scale = TILE / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    return to_rgb(cv2.resize((255 * grey).astype(np.uint8), size, interpolation=way))
+    size = _scaled(height, width, scale)
+    return to_rgb(cv2.resize((255 * grey).astype(np.uint8), size[::-1], interpolation=way))
 
 
 def index(seen: Sequence[Seen], image: np.ndarray, answer: np.ndarray | None = None) -> np.ndarray:
@@ -270,7 +272,15 @@ def index(seen: Sequence[Seen], image: np.ndarray, answer: np.ndarray | None = N
     ends = [_cell(_fitted(image), [("image", TEXT), size])]
     ends += [] if answer is None else [_cell(_fitted(answer), [("mask", TEXT), size])]
     lines = [ends, *(rows[stride] for stride in sorted(rows))]
-    return grid([grid(line, ACROSS) for line in lines], 1)
+    return _stacked([grid(line, STAGES) for line in lines])
+
+
+def _stacked(lines: Sequence[np.ndarray]) -> np.ndarray:
+    """One below the other, each of its own height."""
+    width = max(line.shape[1] for line in lines)
+    edges = [((0, 4), (0, width - line.shape[1]), (0, 0)) for line in lines]
+    wide = [np.pad(line, edge, constant_values=PAPER) for line, edge in zip(lines, edges, strict=True)]
+    return np.concatenate(wide)[:-4]
 
 
 def _cell(picture: np.ndarray, words: Sequence[tuple[str, tuple[int, int, int]]]) -> np.ndarray:
@@ -285,8 +295,12 @@ def _cell(picture: np.ndarray, words: Sequence[tuple[str, tuple[int, int, int]]]
 def _fitted(picture: np.ndarray) -> np.ndarray:
     """An image with sides of at most TILE."""
     height, width = picture.shape[:2]
-    scale = TILE / max(height, width)
-    return to_rgb(resize_image(picture, (max(1, round(height * scale)), max(1, round(width * scale)))))
+    return to_rgb(resize_image(picture, _scaled(height, width, TILE / max(height, width))))
+
+
+def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Both sides times `scale`, at least one pixel each."""
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _wide(picture: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tests.scatter import scattered
+from tests.scatter import assert_starts_as_torchs, scattered
 from zoo import encoders
 from zoo.archs.fcn import FCN
 from zoo.errors import InputError
@@ -207,9 +207,7 @@ def test_heads_start_as_torchs() -> None:
     """Uniform within the root of 1 / fan-in, which torchvision leaves as it is."""
     model = FCN(50, encoder="resnet50")
     for conv in (model.classifier[0], model.aux_classifier[0], model.classifier[4]):
-        bound = conv.weight[0].numel() ** -0.5
-        assert 0.99 * bound < conv.weight.abs().max() <= bound * 1.0001
-        assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+        assert_starts_as_torchs(conv)
 
 
 def test_the_encoder_starts_as_it_does_alone() -> None:

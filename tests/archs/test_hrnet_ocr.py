@@ -16,7 +16,7 @@ from torch.export import Dim
 
 import zoo
 from tests.encoders.hrnets import bilinear, few_blocks, norm, pointwise
-from tests.scatter import scattered, settled
+from tests.scatter import assert_starts_as_torchs, scattered, settled
 from zoo.archs import hrnet_ocr
 from zoo.archs.hrnet_ocr import HRNetOCR, ObjectContext, OverMaps, attend, gather
 from zoo.encoders.resnet import BasicBlock, Bottleneck
@@ -549,3 +549,10 @@ def test_channels_last_changes_nothing(shallow: Callable[..., HRNetOCR]) -> None
 def test_what_cannot_be_built(options: dict, says: str) -> None:
     with pytest.raises(InputError, match=says), torch.device("meta"):
         zoo.build("hrnet_ocr", **options)
+
+
+def test_the_head_starts_as_torchs(shallow: Callable[..., HRNetOCR]) -> None:
+    """Uniform within the root of 1 / fan-in, which the authors' code leaves as it is."""
+    model = shallow(19)
+    for conv in (model.regions[0], model.pixels[0], model.g[0]):
+        assert_starts_as_torchs(conv)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from tests.scatter import scattered
+from tests.scatter import assert_starts_as_torchs, scattered
 from zoo import encoders
 from zoo.archs.pspnet import PSPNet, PyramidPooling, interval_means
 from zoo.errors import InputError
@@ -368,9 +368,7 @@ def test_new_layers_start_as_torchs() -> None:
     model = PSPNet(50, encoder="resnet18")
     assert all(torch.equal(value, alone[key]) for key, value in model.encoder.state_dict().items())
     for conv in (model.ppm.branches[3][0], model.head[0], model.aux[0], model.head[4]):
-        bound = conv.weight[0].numel() ** -0.5
-        assert 0.99 * bound < conv.weight.abs().max() <= bound * 1.0001
-        assert conv.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+        assert_starts_as_torchs(conv)
 
 
 @pytest.mark.parametrize(

@@ -280,3 +280,10 @@ def test_batch_norm_has_four_values_at_the_smallest_size(monkeypatch: pytest.Mon
     encoder(torch.rand(1, 3, 33, 33))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         encoder(torch.rand(1, 3, 32, 32))
+
+
+def test_running_statistics_move_by_a_tenth() -> None:
+    """As in the code's newest branch; by 0.01 in its older ones."""
+    with torch.device("meta"):
+        norms = [m for m in encoders.build("hrnet_w18").modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {0.1}
