@@ -3,12 +3,8 @@ or a loss that blew up has already spoilt the weights."""
 
 import json
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice, product
@@ -19,7 +15,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.conftest import write_shapes
 from zoo import encoders
 from zoo.core import checkpoint, losses
 from zoo.core.config import TrainConfig
@@ -183,71 +178,6 @@ def test_unet_resumes_with_its_dropout_and_weight_map(shapes: Path, tmp_path: Pa
     torch.manual_seed(99)
     trainer(c, tmp_path / "broken", resume=state).fit()
     assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
-
-
-KILLABLE = """
-import sys
-from zoo.core.trainer import Trainer
-step = Trainer.step
-def counted(self, group):
-    loss = step(self, group)
-    with open(self.out / "steps", "ab") as f:  # one byte a step, seen by the test
-        f.write(b".")
-    return loss
-Trainer.step = counted
-from train import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_random_instants_ends_as_the_unbroken_one(tmp_path: Path) -> None:
-    """SIGKILL three times, each after a save and inside an epoch, with other numbers of workers between."""
-    data = write_shapes(tmp_path / "shapes", 40)
-    flags = (
-        f"--arch unetpp --ds --opt width=4 --data folder:{data} --size 48 --epochs 4 --batch 2 --loss ce+dice"
-    ).split()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-    def start(*more: str) -> subprocess.Popen:
-        command = [sys.executable, "-c", KILLABLE, *more]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=tmp_path)
-
-    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    assert start(*flags, "--out", str(unbroken)).wait(300) == 0
-
-    rng = random.Random(0)
-    for kill in range(3):
-        workers = ("--workers", str(kill))
-        fresh = (*flags, "--out", str(broken))
-        run = start(*(fresh if kill == 0 else ("--resume", str(broken))), *workers)
-        metrics, steps = broken / "metrics.jsonl", broken / "steps"
-        wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > kill, run)
-        wait_for(lambda: torch_epoch(broken) > kill, run)
-        before = steps.stat().st_size
-        wait_for(lambda: steps.stat().st_size > before, run)  # into the epoch
-        time.sleep(rng.uniform(0, 0.3))
-        run.kill()
-        assert run.wait() == -signal.SIGKILL
-        saved = checkpoint.read(broken / "last.pt").training["progress"]
-        taken = steps.stat().st_size - before
-        assert saved["epoch"] == kill + 1, "the kill came after a save"
-        assert 0 < taken < 16, "the kill came inside the epoch of 16 steps"
-
-    assert start("--resume", str(broken), "--workers", "1").wait(300) == 0
-    assert_same_run(unbroken, broken)
-
-
-def torch_epoch(out: Path) -> int:
-    return checkpoint.read(out / "last.pt").training["progress"]["epoch"]
-
-
-def wait_for(what: object, run: subprocess.Popen, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():  # type: ignore[operator]
-        assert run.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.005)
 
 
 def test_accumulated_parts_are_the_step_of_the_whole(shapes: Path, tmp_path: Path) -> None:
