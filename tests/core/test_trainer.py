@@ -15,18 +15,18 @@ import pytest
 import torch
 from rich.console import Console
 
+import zoo
 from zoo import encoders
 from zoo.core import checkpoint, losses
 from zoo.core.config import TrainConfig
 from zoo.core.display import Display, settings_of
+from zoo.core.loader import TrainSet
 from zoo.core.metrics import Scores, count
 from zoo.core.predictor import Predictor
 from zoo.core.run import open_folder
 from zoo.core.trainer import Interrupted, Trainer
 from zoo.encoders import Normalisation
 from zoo.errors import InputError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def config(data: Path, **changes: object) -> TrainConfig:
@@ -251,6 +251,49 @@ def test_a_file_gone_bad_while_training_is_named(shapes: Path, tmp_path: Path, w
     with pytest.raises(InputError, match=r"\.png") as e:
         t.fit()
     assert "Traceback" not in str(e.value)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_worker_that_dies_is_said_and_nothing_is_lost(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    """As where the system kills what takes too much memory: a sentence, and the run goes on from its save."""
+    load = TrainSet.load
+
+    def dying(self: TrainSet, now: int, index: int) -> object:
+        if now == epoch and torch.utils.data.get_worker_info():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load(self, now, index)
+
+    monkeypatch.setattr(TrainSet, "load", dying)
+    t = trainer(config(shapes, workers=1), tmp_path / "run")
+    with pytest.raises(InputError, match=r"^a process that loads data died .*; try fewer --workers; ") as e:
+        t.fit()
+    assert str(e.value).endswith(f"go on with --resume {tmp_path / 'run'}")
+    saved = checkpoint.read(tmp_path / "run" / "last.pt")
+    assert saved.training["progress"]["epoch"] == epoch
+    monkeypatch.undo()
+    trainer(config(shapes, workers=0), tmp_path / "run", resume=saved).fit()
+    trainer(config(shapes), tmp_path / "unbroken").fit()
+    assert_same_run(tmp_path / "unbroken", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_it_does_uncompiled(shapes: Path, tmp_path: Path) -> None:
+    """The same losses and keys; what it saves opens without a compiler."""
+    runs = []
+    for compiled in (False, True):
+        out = tmp_path / f"run{compiled}"
+        small = {"arch": "unet", "options": {"width": 2, "dropout": 0.0}, "size": (20, 20), "limit_val": 1}
+        c = config(shapes, compile=compiled, augment="none", epochs=1, **small)
+        trainer(c, out).fit()
+        runs.append(json.loads((out / "metrics.jsonl").read_text()))
+    assert runs[1]["loss"] == pytest.approx(runs[0]["loss"], rel=1e-4)
+    plain, compiled = (checkpoint.read(tmp_path / f"run{c}" / "last.pt").model for c in (False, True))
+    assert plain.keys() == compiled.keys()
+    for key, tensor in plain.items():
+        torch.testing.assert_close(compiled[key], tensor, rtol=1e-3, atol=1e-4)
+    zoo.load(tmp_path / "runTrue" / "best.pt")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
