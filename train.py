@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -184,6 +184,8 @@ def run(args: argparse.Namespace, display: Display, ranks: Ranks) -> None:
     if begun is not None:
         out, state = begun, checkpoint.read(begun / "last.pt")
         config = resume(TrainConfig.from_dict(state.config), flags, str(out))
+        if ranks.size == 1 and "shard" not in flags:  # it takes up what several left in parts
+            config = replace(config, shard=False)
         origins = dict.fromkeys(config.to_dict(), "the run") | dict.fromkeys(flags, "flag")
         trainer = ranks.together(lambda: Trainer(config, out, display, resume=state, ranks=ranks))
         display.note(f"resuming {out} after epoch {trainer.progress.epoch}, step {trainer.progress.step}")

@@ -1,6 +1,7 @@
 """If these break, a run is overwritten, or its logs say an epoch twice."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,32 @@ with Lock(Path(sys.argv[1])):
         other.kill()
     with Lock(tmp_path):
         pass
+
+
+def test_children_do_not_hold_a_folder_for_a_killed_process(tmp_path: Path) -> None:
+    """Workers that load data look for their parent every few seconds alone."""
+    code = """
+import os, sys, time
+from pathlib import Path
+from zoo.core.run import Lock
+with Lock(Path(sys.argv[1])):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    root = str(Path(__file__).resolve().parents[2])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}) as other:
+        assert other.stdout
+        child = int(other.stdout.readline())
+        other.kill()
+        other.wait()
+        try:
+            with Lock(tmp_path):
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_a_trainer_holds_its_folder(shapes: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """How large a batch fits into memory: measured on a throwaway copy of the run, in a process of its own."""
 
-import resource
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -60,10 +59,16 @@ def free_memory(device: torch.device) -> float:
     """Bytes that this process could still take."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024.0
-    raise InputError("--batch auto: this system does not say how much memory is free; give a number")
+    return kibibytes("/proc/meminfo", "MemAvailable") * 1024
+
+
+def kibibytes(file: str, word: str) -> float:
+    """What Linux says there.  Raises InputError on other systems."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path(file).read_text().splitlines())
+        return float(lines[word].split()[0])
+    except (OSError, KeyError) as e:
+        raise InputError("--batch auto: this system tells not how much memory is free; give a number") from e
 
 
 def peak(config: TrainConfig, labels: Labels, channels: int, n: int, device: str) -> float | None:
@@ -106,4 +111,5 @@ def used(device: torch.device) -> float:
     """Bytes in use, at most until now."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_reserved(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    # not getrusage's word, which a process inherits from the one that starts it
+    return kibibytes("/proc/self/status", "VmHWM") * 1024

@@ -5,7 +5,7 @@ import os
 import socket
 from itertools import chain, count
 from pathlib import Path
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 try:
     import fcntl
@@ -54,8 +54,11 @@ def started_folder(out: Path | None, config: TrainConfig) -> Path | None:
 class Lock:
     """While it is entered no other process can train in the folder `out`; None locks nothing.
 
-    The lock goes with the process, however it ends.  Raises InputError where somebody has it.
+    The lock is the process's, not its children's, and goes with it however it ends: workers that load data
+    outlive a killed one by seconds.  Raises InputError where somebody has it.
     """
+
+    held: ClassVar[set[Path]] = set()  # by this process, which such a lock does not keep out
 
     def __init__(self, out: Path | None) -> None:
         self.out = out
@@ -64,28 +67,38 @@ class Lock:
     def __enter__(self) -> "Lock":
         if self.out is None or fcntl is None:
             return self
-        path = self.out / ".lock"
+        path = self.out.resolve() / ".lock"
+        if path in self.held:
+            raise self.taken(path.read_text())
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             file = open(path, "a+", encoding="utf-8")
         except OSError as e:
             raise InputError(f"--out {self.out}: cannot write in it ({e.strerror}); choose another") from e
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
             file.seek(0)
-            who = file.read().strip() or "another process"
+            who = file.read()
             file.close()
-            raise InputError(f"{self.out}: {who} trains in it; wait for it, or choose another --out") from e
+            raise self.taken(who) from e
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         self.file = file
+        self.held.add(path)
         return self
+
+    def taken(self, who: str) -> InputError:
+        """What to say where `who` has it."""
+        who = who.strip() or "another process"
+        return InputError(f"{self.out}: {who} trains in it; wait for it, or choose another --out")
 
     def __exit__(self, *_: object) -> None:
         if self.file is not None and self.out is not None:
-            (self.out / ".lock").unlink(missing_ok=True)
+            path = self.out.resolve() / ".lock"
+            self.held.discard(path)
+            path.unlink(missing_ok=True)
             self.file.close()
 
 
