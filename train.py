@@ -20,7 +20,8 @@ from zoo.core.loggers import LOGGERS
 from zoo.core.ranks import Agreed, Ranks, joined
 from zoo.core.recipes import DATA_DEFAULTS, RECIPES, RESUMABLE, resolve, resume
 from zoo.core.run import choose_folder, started_folder
-from zoo.core.trainer import Interrupted, Trainer
+from zoo.core.stop import Interrupted
+from zoo.core.trainer import Trainer
 from zoo.core.transforms import WORDS
 from zoo.errors import InputError
 from zoo.options import as_typed, option, size

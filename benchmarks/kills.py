@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ def run(argv: list[str], said: str, after: float | None) -> None:
     import train
     from zoo.core.trainer import Trainer
 
+    set_start_method("fork", force=True)  # for its workers, which then see that it is gone
     torch.set_num_threads(1)
     fit = Trainer.fit
 

@@ -12,7 +12,7 @@ from torch import nn
 from tests.core.test_trainer import assert_same_run, config, trainer
 from zoo.core import checkpoint
 from zoo.core.ema import Average
-from zoo.core.trainer import Interrupted
+from zoo.core.stop import Interrupted
 
 
 def drift(model: nn.Module, step: int) -> None:

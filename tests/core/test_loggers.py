@@ -17,7 +17,8 @@ from tests.core.test_trainer import Heard, config, trainer
 from zoo.core import checkpoint, loggers
 from zoo.core.loggers import Loggers, Point, parse
 from zoo.core.saving import save
-from zoo.core.trainer import Interrupted, Trainer
+from zoo.core.stop import Interrupted
+from zoo.core.trainer import Trainer
 from zoo.errors import InputError
 
 KEY = "0123456789abcdef" * 2 + "01234567"  # of the form of a W&B key, and nobody's

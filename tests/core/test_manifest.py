@@ -19,7 +19,7 @@ from zoo.core.config import TrainConfig
 from zoo.core.content import describe
 from zoo.core.manifest import Session, revision, total, versions
 from zoo.core.phantom import Phantoms
-from zoo.core.trainer import Interrupted
+from zoo.core.stop import Interrupted
 from zoo.errors import InputError
 
 CPU = torch.device("cpu")

@@ -13,11 +13,9 @@ from textwrap import indent
 import pytest
 import torch
 
-import zoo
 from tests.conftest import write_shapes
 from tests.core.processes import ROOT, WATCHED, finish, start, steps, train
 from tests.core.test_trainer import assert_same_run
-from tests.scatter import settled
 from zoo.core import checkpoint
 from zoo.core.loader import Order
 from zoo.core.ranks import ALONE, Agreed, Ranks, joined, lost, whole
@@ -26,10 +24,10 @@ from zoo.errors import InputError
 SMALL = "--size 32 --epochs 2 --amp off --augment default --limit-val 3"
 NETWORKS = {
     "unet": "--arch unet --opt width=2 --size 20 --loss weighted_ce --augment shift+elastic",  # dropout
-    "unetpp": "--arch unetpp --ds --opt width=2 --opt norm=none",
+    "unetpp": "--arch unetpp --ds --opt width=2 --opt norm=none --optimizer sgd --lr 0.02",
     "segformer": "--arch segformer_b0 --opt width=16 --freeze-bn --loss ce --ema 0.9",  # also dropped paths
     "resnet": "--arch unet_halved --encoder resnet18 --size 40 --freeze-bn --accumulate 2 --grad-checkpoint "
-    "--optimizer sgd --lr 0.01",
+    "--optimizer sgd --lr 2e-4 --momentum 0",
 }
 
 
@@ -51,10 +49,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_train_as_one(network: str, data: Path, tmp_path: Path) -> None:
     """The same images in every step, losses within 1e-5 through 20 steps, the same tensors in the end."""
     more = "--epochs 4"
-    if network == "resnet":  # from statistics that fit: frozen fresh ones let every error of rounding grow
-        start = settled(zoo.build("unet_halved", 3, 3, encoder="resnet18"), torch.rand(8, 3, 40, 40))
-        torch.save(start.state_dict(), tmp_path / "start.pth")
-        more = f"--epochs 7 --weights {tmp_path / 'start.pth'}"
+    if network == "resnet":  # as one freezes BatchNorm: with statistics of its own data, at a small rate
+        # At a large one an error of rounding grows tenfold a step, in one process as well.
+        before = tmp_path / "before"
+        flags = command(data, before, network, "--epochs 8 --lr 0.05 --momentum 0.9")
+        train(1, [word for word in flags if word != "--freeze-bn"], tmp_path / "seen")
+        more = f"--epochs 7 --weights {before / 'last.pt'}"
     for n in (1, 2):
         more += f" --workers {n - 1}"
         train(n, command(data, tmp_path / f"run{n}", network, more), tmp_path / f"seen{n}")
@@ -65,7 +65,7 @@ def test_two_processes_train_as_one(network: str, data: Path, tmp_path: Path) ->
         assert b["loss"] == c["loss"] == pytest.approx(a["loss"], rel=1e-5)
         assert sorted(b["names"] + c["names"]) == sorted(a["names"])
         ghosts += not c["names"]
-    assert ghosts == 0 if network == "resnet" else ghosts == 4  # its groups of two batches are never empty
+    assert ghosts == (7 if network == "resnet" else 4)  # once an epoch
     ours, theirs = (torch.load(tmp_path / f"run{n}" / "last.pt", weights_only=True) for n in (1, 2))
     for key, tensor in ours["model"].items():
         torch.testing.assert_close(theirs["model"][key], tensor, rtol=1e-3, atol=5e-4)
@@ -218,7 +218,7 @@ def test_wrong_flags_are_said_once(data: Path, tmp_path: Path) -> None:
     ):
         argv = [*command(data, tmp_path / "run", "unetpp"), *flags.split()]
         ended = finish(start(2, argv, tmp_path / "seen"))
-        assert [status for status, _, _ in ended] == [2, 2]
+        assert [status for status, _, _ in ended] == [2, 2], ended
         assert says in ended[0][2]
         assert "Traceback" not in ended[0][2]
         assert ended[1][2] == ""

@@ -24,7 +24,8 @@ from zoo.core.loader import TrainSet
 from zoo.core.metrics import Scores, count
 from zoo.core.predictor import Predictor
 from zoo.core.run import open_folder
-from zoo.core.trainer import Interrupted, Trainer
+from zoo.core.stop import Interrupted
+from zoo.core.trainer import Trainer
 from zoo.encoders import Normalisation
 from zoo.errors import InputError
 

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from zoo.core.ranks import parted
+
 
 class Average:
     """average ← d · average + (1 - d) · weights after each step, d = min(decay, (1 + t) / (10 + t)), t steps.
@@ -53,4 +55,4 @@ class Average:
         """Take up an average that was saved."""
         self.steps = steps
         for key, t in weights.items():
-            self.weights[key].copy_(t)
+            self.weights[key].copy_(parted(t, self.weights[key]))

@@ -7,7 +7,7 @@ the processes, as the losses' denominators are: a step of N processes is the ste
 import inspect
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from zoo.core.memory import blocks_of
+from zoo.core.stop import Interrupted
 from zoo.errors import InputError
 from zoo.layers import Output
 
@@ -67,7 +68,6 @@ class Ranks:
         dist.all_gather_object(box, value)
         return cast(list[T], box)
 
-
     def together(self, work: Callable[[], T]) -> T:
         """What `work` gives here, if it went well everywhere.  Raises Agreed in all processes if not."""
         problem, result = "", None
@@ -111,9 +111,17 @@ def joined(device: torch.device | None = None) -> Iterator[Ranks]:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         what = f"process {ranks.rank} of {ranks.size} cannot reach the others at {where}"
         raise InputError(f"{what}: {str(e).splitlines()[0]}") from e
+    here = False  # all of us, so that nobody waits in vain
     try:
         yield ranks
+        here = True
+    except (Agreed, Interrupted):
+        here = True
+        raise
     finally:
+        if here:
+            with suppress(RuntimeError):
+                dist.barrier()  # gloo's threads may abort a process whose peer leaves first
         dist.destroy_process_group()
 
 

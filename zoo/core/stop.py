@@ -6,6 +6,10 @@ from contextlib import suppress
 from types import TracebackType
 
 
+class Interrupted(Exception):
+    """Ctrl-C or a termination signal: the run is saved and can be resumed."""
+
+
 class Stop:
     """While it is entered the first signal sets `asked`, and a second one stops at once.
 

@@ -37,16 +37,12 @@ from zoo.core.predictor import Predictor
 from zoo.core.ranks import ALONE, Agreed, Parallel, Ranks, lost, whole
 from zoo.core.run import Lock, log, open_folder
 from zoo.core.saving import restore, save
-from zoo.core.stop import Stop
+from zoo.core.stop import Interrupted, Stop
 from zoo.core.transforms import Augment
 from zoo.core.validation import Found, gathered, score
 from zoo.dropout import draw_by_sample
 from zoo.errors import InputError
 from zoo.layers import Output
-
-
-class Interrupted(Exception):
-    """Ctrl-C or a termination signal: the run is saved and can be resumed."""
 
 
 @dataclass
@@ -387,4 +383,3 @@ class Trainer:
         registry.check_size(self.model, self.config.size)
         mean, std = registry.normalisation(self.model) or statistics(self.train_source, channels)
         return Preprocess(channels, mean, std, self.config.size, tile)
-
