@@ -43,6 +43,7 @@ import zoo
 from zoo.core.config import TrainConfig
 from zoo.core.display import Display
 from zoo.core.trainer import Trainer
+from zoo.registry import legal_size
 
 CLASSES = 21
 NETWORKS: dict[str, dict] = {
@@ -240,8 +241,9 @@ def write_images(root: Path, size: int, count: int) -> None:
 def trainer(name: str, way: dict, root: Path, size: int, batch: int) -> Trainer:
     """A trainer of `name`, which is at its first step."""
     options = {k: v for k, v in NETWORKS[name].items() if k not in ("encoder", "in_channels")}
+    height, width = legal_size(zoo.registry.architecture(name), size)
     config = TrainConfig(
-        name, NETWORKS[name].get("encoder"), options=options, data=f"folder:{root}", size=(size, size),
+        name, NETWORKS[name].get("encoder"), options=options, data=f"folder:{root}", size=(height, width),
         batch=batch, augment="none", workers=0, optimizer="sgd", lr=1e-4, loss="ce", amp="off", clip=0.0,
         val_fraction=0.3, device=DEVICE,
     )  # fmt: skip
@@ -285,15 +287,15 @@ def print_peak(who: str, name: str, root: Path, size: int, batch: int) -> None:
     print(memory.peak(job, times=2))
 
 
-def row(name: str, way: str, root: Path, args: argparse.Namespace) -> list[str]:
-    """A line of the table."""
+def row(name: str, way: str, theirs: float, root: Path, args: argparse.Namespace) -> list[str]:
+    """A line of the table; theirs: MiB."""
     one = ours(name, (WAYS | COMPILED)[way], root, args.size, args.batch)
     other = Plain(name, trainer(name, {}, root, args.size, args.batch))
     b, a, ratio = in_turn(one, other, args.pairs)
     del one, other
-    mib = [peak(who, name, root, args.size, args.batch) for who in ("theirs", way)]
+    mib = peak(way, name, root, args.size, args.batch)
     cells = [name, way, f"{a * 1e3:.0f}", f"{b * 1e3:.0f}", f"{1 / ratio:.2f}"]
-    return [*cells, f"{mib[0]:.0f}", f"{mib[1]:.0f}", f"{mib[1] / mib[0]:.2f}"]
+    return [*cells, f"{theirs:.0f}", f"{mib:.0f}", f"{mib / theirs:.2f}"]
 
 
 def main() -> None:
@@ -321,8 +323,10 @@ def main() -> None:
         for name in args.names:
             far, a, b = apart(name)
             print(f"{name}: logits differ by {far:.1e} of their range, parameters {a:,} and {b:,}")
+            root = Path(folder) / "data"
+            theirs = peak("theirs", name, root, args.size, args.batch)
             for way in WAYS | (COMPILED if args.compile else {}):
-                cells = row(name, way, Path(folder) / "data", args)
+                cells = row(name, way, theirs, root, args)
                 table.add_row(*cells)
                 print(" | ".join(cells), flush=True)
     Console(width=max(120, Console().width)).print(table)
