@@ -1,19 +1,27 @@
 """Train any architecture of the zoo: `python train.py --arch unetpp --ds`.  See --help."""
 
 import argparse
+import os
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+
+from rich.console import Console
 
 from zoo import names
 from zoo.core import checkpoint
 from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, TrainConfig
 from zoo.core.dataset import FETCHED, KINDS, typed
-from zoo.core.display import Display
+from zoo.core.device import resolve_device
+from zoo.core.display import Display, settings_of
+from zoo.core.finite import replay
+from zoo.core.fit import largest_batch
 from zoo.core.loggers import LOGGERS
+from zoo.core.ranks import Agreed, Ranks, joined
 from zoo.core.recipes import DATA_DEFAULTS, RECIPES, RESUMABLE, resolve, resume
-from zoo.core.run import choose_folder
-from zoo.core.trainer import Interrupted, Trainer
+from zoo.core.run import choose_folder, started_folder
+from zoo.core.stop import Interrupted
+from zoo.core.trainer import Trainer
 from zoo.core.transforms import WORDS
 from zoo.errors import InputError
 from zoo.options import as_typed, option, size
@@ -44,6 +52,11 @@ def fold(text: str) -> tuple[int, int]:
     """`0/5`."""
     i, n = text.split("/")
     return int(i), int(n)
+
+
+def batch(text: str) -> int | str:
+    """`8`, or `auto`."""
+    return text if text == "auto" else int(text)
 
 
 def start(text: str) -> bool | str:
@@ -96,7 +109,8 @@ def parser() -> argparse.ArgumentParser:
     g = p.add_argument_group("optimisation")
     add(g, "--recipe", "default, or paper: as the architecture was published", metavar="NAME")
     add(g, "--epochs", "passes over the training images", metavar="N", type=int)
-    add(g, "--batch", "images a step on the device at once", metavar="N", type=int)
+    add(g, "--batch", "images a step at once, over all processes; auto: what fits into memory",
+        metavar="N|auto", type=batch)
     add(g, "--accumulate", "batches summed into one optimizer step", metavar="N", type=int)
     add(g, "--optimizer", " or ".join(OPTIMIZERS), metavar="NAME")
     add(g, "--lr", "learning rate after warm-up", metavar="RATE", type=float)
@@ -108,26 +122,44 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--schedule", ", ".join(SCHEDULES), metavar="NAME")
     add(g, "--warmup", "epochs of linear warm-up", metavar="EPOCHS", type=float)
     add(g, "--clip", "largest norm of the gradient; 0: off", metavar="NORM", type=float)
+    add(g, "--ema", "decay of a moving average of the weights, which is then what is kept; 0: off",
+        metavar="DECAY", type=float)
+    add(g, "--freeze-encoder", "do not train the encoder, nor its BatchNorms' statistics",
+        action="store_true")
+    add(g, "--freeze-bn", "no BatchNorm learns from batches: each normalises by what it has",
+        action="store_true")
     add(g, "--patience", "epochs without a better score before it stops; 0: off", metavar="EPOCHS", type=int)
     add(g, "--loss", "terms joined by +, with weights: 0.5*bce+dice; terms: bce dice ce focal weighted_ce "
         "(default: bce+dice, or ce+dice for multiclass)", metavar="SPEC")
     g = p.add_argument_group("machine")
     add(g, "--amp", f"half precision: {', '.join(AMP_WORDS)}; auto: bf16 if it is native", metavar="WORD")
+    add(g, "--compile", "compile the network with torch.compile", action="store_true")
+    add(g, "--grad-checkpoint", "compute blocks twice: less memory, a third more time", action="store_true")
+    add(g, "--no-sync-bn", "over several GPUs, let each BatchNorm see its own images alone",
+        action="store_false", dest="sync_bn")
+    add(g, "--shard", "over several processes, keep the weights, gradients and moments in parts (FSDP2)",
+        action="store_true")
+    add(g, "--cache", "keep decoded samples in this folder", metavar="DIR")
+    add(g, "--cache-gb", "the largest size of that folder; 0: no limit", metavar="GB", type=float)
+    add(g, "--max-bad", "images that may turn out unreadable in an epoch", metavar="N", type=int)
     add(g, "--workers", "processes that load data; 0: load in the training process", metavar="N", type=int)
     add(g, "--seed", "every random choice follows from it", metavar="N", type=int)
     add(g, "--device", "auto, cpu, cuda or cuda:N", metavar="DEVICE")
     g = p.add_argument_group("run")
+    add(g, "--save-every", "also save after every N steps; 0: after each epoch alone", metavar="N", type=int)
     add(g, "--log", f"where numbers and pictures go besides the run folder: {', '.join(LOGGERS)}, or both "
         "joined by +", metavar="WORDS")
     add(g, "--out", "new folder for the run (default: runs/ARCH-DATA, numbered)", metavar="DIR", type=Path)
     add(g, "--resume", f"go on with the run in this folder; only {', '.join(RESUMABLE)} may be given besides",
+        metavar="DIR", type=Path)
+    add(g, "--debug-nan", "replay the step at which the run in this folder was not finite, and say where",
         metavar="DIR", type=Path)
     return p
 
 
 def flags_of(args: argparse.Namespace) -> dict:
     """The TrainConfig fields that were given."""
-    flags = {k: v for k, v in vars(args).items() if k not in ("ds", "opt", "out", "resume")}
+    flags = {k: v for k, v in vars(args).items() if k not in ("ds", "opt", "out", "resume", "debug_nan")}
     options = dict(getattr(args, "opt", []))
     if hasattr(args, "ds"):
         options["deep_supervision"] = True
@@ -138,23 +170,33 @@ def flags_of(args: argparse.Namespace) -> dict:
     return flags
 
 
-def run(args: argparse.Namespace, display: Display) -> None:
+def run(args: argparse.Namespace, display: Display, ranks: Ranks) -> None:
     """Start or resume a run, and say where things are when it ends."""
-    flags = flags_of(args)
-    if hasattr(args, "resume"):
-        if hasattr(args, "out"):
-            raise InputError("--out and --resume: a resumed run stays in its folder; give one of them")
-        out = args.resume
-        state = checkpoint.read(out / "last.pt")
+    flags, chosen = flags_of(args), getattr(args, "out", None)
+    if hasattr(args, "resume") and chosen:
+        raise InputError("--out and --resume: a resumed run stays in its folder; give one of them")
+    given = dict(flags)
+    if flags.get("batch") == "auto":
+        config, _ = resolve({**flags, "batch": 1})
+        flags["batch"] = ranks.first(ranks.together(lambda: largest_batch(config, ranks, display.note)))
+    begun = getattr(args, "resume", None)
+    if begun is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+        begun, flags = started_folder(chosen, resolve(flags)[0]), {}
+    if begun is not None:
+        out, state = begun, checkpoint.read(begun / "last.pt")
         config = resume(TrainConfig.from_dict(state.config), flags, str(out))
+        if ranks.size == 1 and "shard" not in flags:  # it takes up what several left in parts
+            config = replace(config, shard=False)
         origins = dict.fromkeys(config.to_dict(), "the run") | dict.fromkeys(flags, "flag")
-        trainer = Trainer(config, out, display, resume=state)
+        trainer = ranks.together(lambda: Trainer(config, out, display, resume=state, ranks=ranks))
         display.note(f"resuming {out} after epoch {trainer.progress.epoch}, step {trainer.progress.step}")
     else:
         config, origins = resolve(flags)
-        out = choose_folder(getattr(args, "out", None), config)
-        trainer = Trainer(config, out, display)
-    display.settings(trainer.describe(origins))
+        out = ranks.first(ranks.together(lambda: choose_folder(chosen, config)))
+        if given.get("batch") == "auto":
+            origins["batch"] = "what fits"
+        trainer = ranks.together(lambda: Trainer(config, out, display, ranks=ranks))
+    display.settings(settings_of(trainer, origins))
     try:
         trainer.fit()
     except Interrupted:
@@ -166,11 +208,17 @@ def run(args: argparse.Namespace, display: Display) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 130 interrupted, 2 wrong input."""
     args = parser().parse_args(argv)
-    display = Display()
+    speaks = int(os.environ.get("RANK", 0)) == 0  # of several processes that torchrun started
     try:
-        run(args, display)
+        if hasattr(args, "debug_nan"):
+            replay(args.debug_nan, Console())
+            return 0
+        word = getattr(args, "device", "auto")
+        with joined(resolve_device(word, int(os.environ.get("LOCAL_RANK", 0)))) as ranks:
+            run(args, Display(None if speaks else Console(quiet=True)), ranks)
     except InputError as e:
-        print(f"train.py: {e}", file=sys.stderr)
+        if speaks or not isinstance(e, Agreed):
+            print(f"train.py: {e}", file=sys.stderr)
         return 2
     except Interrupted:
         return 130

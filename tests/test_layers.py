@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from zoo.layers import (
@@ -13,7 +12,6 @@ from zoo.layers import (
     PooledBatchNorm,
     SeparableConv,
     SqueezeExcite,
-    StochasticDepth,
     UpBlock,
     conv_bn,
     conv_bn_relu,
@@ -248,32 +246,3 @@ def test_squeeze_excite_is_its_formula() -> None:
         gate = 1 / (1 + (-(w2 @ (w1 @ mean + block.fc1.bias).relu() + block.fc2.bias)).exp())
         wanted = torch.stack([g * channel for g, channel in zip(gate, image, strict=True)])
         torch.testing.assert_close(y, wanted)
-
-
-@pytest.mark.parametrize("shape", [(4000, 3), (4000, 2, 3), (4000, 2, 3, 1)])
-def test_stochastic_depth_keeps_or_leaves_out_whole_images(shape: tuple[int, ...]) -> None:
-    x = torch.rand(shape) + 1
-    y = StochasticDepth(0.2).train()(x)
-    out = (y == 0).flatten(1)
-    assert torch.equal(out.all(1), out.any(1))
-    out = out.all(1)
-    torch.testing.assert_close(y[~out], x[~out] / 0.8)
-    assert out.float().mean().item() == pytest.approx(0.2, abs=0.02)
-    assert y.mean().item() == pytest.approx(x.mean().item(), rel=0.03)  # what the division is for
-
-
-def test_stochastic_depth_draws_as_torchvision_does() -> None:
-    x = torch.rand(64, 2, 3, 3)
-    drawn = []
-    for block in (StochasticDepth(0.3), torchvision.ops.StochasticDepth(0.3, "row")):
-        torch.manual_seed(5)
-        drawn.append(block(x))
-    torch.testing.assert_close(*drawn)
-
-
-def test_stochastic_depth_does_nothing_in_eval_or_at_zero() -> None:
-    x = torch.rand(8, 2)
-    assert StochasticDepth(0.9).eval()(x) is x
-    before = torch.get_rng_state()
-    assert StochasticDepth(0.0).train()(x) is x
-    assert torch.equal(torch.get_rng_state(), before)

@@ -21,7 +21,8 @@ FLAGS = (
     "--arch --ds --opt --encoder --pretrained --weights --reset-head --recipe --data --val-fraction --fold "
     "--task --ignore --size --epochs --batch --accumulate --lr --head-lr --optimizer --momentum "
     "--weight-decay --decay-on --schedule --warmup --clip --patience --loss --augment --amp --workers --seed "
-    "--limit-train --limit-val --device --out --resume "
+    "--limit-train --limit-val --device --out --resume --ema --freeze-encoder --freeze-bn --compile "
+    "--grad-checkpoint --no-sync-bn --shard --cache --cache-gb --max-bad --save-every --debug-nan "
     "--download --log "
 ).split()
 
@@ -37,7 +38,7 @@ def test_the_option_list_is_frozen() -> None:
 
 def test_every_flag_reaches_the_configuration() -> None:
     fields = {*TrainConfig().to_dict()} - {"options"}
-    assert {a.dest for a in options()} - {"ds", "opt", "out", "resume"} == fields
+    assert {a.dest for a in options()} - {"ds", "opt", "out", "resume", "debug_nan"} == fields
 
 
 def test_help_groups_the_flags_and_shows_defaults(capsys: pytest.CaptureFixture) -> None:
@@ -49,7 +50,7 @@ def test_help_groups_the_flags_and_shows_defaults(capsys: pytest.CaptureFixture)
         assert group in text
     for a in options():
         assert a.help
-        if (default := getattr(TrainConfig(), a.dest, None)) not in (None, False, ()):
+        if (default := getattr(TrainConfig(), a.dest, None)) not in (None, False, True, ()):
             shown = "x".join(map(str, default)) if isinstance(default, tuple) else str(default)
             assert f"(default: {shown}" in " ".join(text.split()), a.dest
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import prod, sqrt
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,23 @@ class Output(NamedTuple):
 
     logits: Tensor
     aux: tuple[Tensor, ...] = ()
+
+
+Class = TypeVar("Class", bound=type[nn.Module])
+
+
+def recomputable(cls: Class) -> Class:
+    """Class decorator: a part of a network that a trainer may compute twice, or keep in parts, by itself.
+
+    Its output depends on its inputs and weights alone, and it leaves its inputs as they are.
+    """
+    cls.recomputable = True  # type: ignore[attr-defined]
+    return cls
+
+
+@recomputable
+class Chain(nn.Sequential):
+    """Layers one behind the other that make one block."""
 
 
 def resize(x: Tensor, like: Tensor, mode: str = "bilinear", align_corners: bool = False) -> Tensor:
@@ -48,21 +65,22 @@ def conv_bn(
     groups: int = 1,
     norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
     act: Callable[..., nn.Module] | None = None,
-) -> nn.Sequential:
+) -> Chain:
     """Convolution, `norm` of its channels and, if given, an activation; only the stride changes the size.
 
     No bias, for BatchNorm would cancel it.
     """
     padding = kernel // 2 * dilation
     conv = nn.Conv2d(in_channels, channels, kernel, stride, padding, dilation, groups, bias=False)
-    return nn.Sequential(conv, norm(channels), *([act(inplace=True)] if act else []))
+    return Chain(conv, norm(channels), *([act(inplace=True)] if act else []))
 
 
-def conv_bn_relu(in_channels: int, channels: int, kernel: int = 3, dilation: int = 1) -> nn.Sequential:
+def conv_bn_relu(in_channels: int, channels: int, kernel: int = 3, dilation: int = 1) -> Chain:
     """Convolution that keeps the size, BatchNorm, ReLU."""
     return conv_bn(in_channels, channels, kernel, dilation=dilation, act=nn.ReLU)
 
 
+@recomputable
 class UpBlock(nn.Module):
     """A U-Net's step up, as segmentation_models_pytorch has it: nearest up-sampling, concatenation, two 3×3.
 
@@ -114,6 +132,7 @@ def fixed_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
+@recomputable
 class SeparableConv(nn.Module):
     """3×3 depthwise convolution, BatchNorm, 1×1 convolution, BatchNorm; `relu`: a ReLU after each BatchNorm.
 
@@ -170,29 +189,6 @@ class SqueezeExcite(nn.Module):
         """(N, C, h, w) -> the same shape."""
         mean = x.mean((2, 3), keepdim=True)                     # (N, C, 1, 1)
         return x * self.fc2(self.act(self.fc1(mean))).sigmoid()
-
-
-class StochasticDepth(nn.Module):
-    """Stochastic depth (Huang et al., 2016), put behind what a block adds to its input: x + drop(F(x)).
-
-    In train mode it zeroes F(x) with probability `p`, for each image by itself, and divides it by 1 - p where
-    it stays, so that the mean is the same.  In eval mode it does nothing.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, …) -> the same shape."""
-        if not self.training or self.p == 0:
-            return x
-        stays = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - self.p)  # (N, 1, …)
-        return x * (stays / (1 - self.p))
-
-    def extra_repr(self) -> str:
-        """What `print` shows in the brackets."""
-        return f"p={self.p:.4g}"
 
 
 def he_normal_(module: nn.Module) -> None:

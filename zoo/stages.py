@@ -11,11 +11,11 @@ from itertools import groupby
 
 from torch import nn
 
-from zoo.layers import StochasticDepth
+from zoo.dropout import Dropout, Dropout2d, StochasticDepth
 from zoo.profile import Stage
 
 SILENT = (
-    nn.ReLU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Dropout, nn.Dropout2d, nn.Identity, StochasticDepth,
+    nn.ReLU, nn.SiLU, nn.GELU, nn.Sigmoid, Dropout, Dropout2d, nn.Identity, StochasticDepth,
 )  # fmt: skip
 NORMS = (nn.BatchNorm2d, nn.LayerNorm)
 KINDS: dict[type, str] = {nn.Conv2d: "conv", nn.ConvTranspose2d: "up-conv", nn.MaxPool2d: "max"}

@@ -1,10 +1,8 @@
 """If these break, nobody can say a year later which code, data and machine made a run, or what it cost."""
 
-import hashlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,22 +13,21 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core import trees
 from tests.core.test_trainer import config, trainer
 from zoo.core import checkpoint, manifest
 from zoo.core.config import TrainConfig
-from zoo.core.dataset import Source, open_data
-from zoo.core.manifest import Session, describe_data, revision, total, versions
+from zoo.core.content import describe
+from zoo.core.manifest import Session, revision, total, versions
 from zoo.core.phantom import Phantoms
-from zoo.core.trainer import Interrupted
+from zoo.core.stop import Interrupted
 from zoo.errors import InputError
 
 CPU = torch.device("cpu")
 
 
 def session(out: Path, said: list[str] | None = None) -> Session:
-    sources = Phantoms(3, 0), Phantoms(1, 1)
-    return Session(out, TrainConfig(seed=7), sources, CPU, (said if said is not None else []).append)
+    contents = describe(Phantoms(3, 0)), describe(Phantoms(1, 1))
+    return Session(out, TrainConfig(seed=7), contents, CPU, (said if said is not None else []).append)
 
 
 def held(out: Path) -> dict:
@@ -99,62 +96,6 @@ def test_totals_are_sums_and_the_largest_peak() -> None:
 def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(manifest.PACKAGES, "zoo", "no-such-package")
     assert versions()["zoo"] is None
-
-
-# ---------------------------------------------------------------- data
-
-
-def slow_hash(source: Source) -> str:
-    """As the module's head says: names of images, and names, sizes and hashes of their files, in order."""
-    text = b""
-    for i in range(len(source)):
-        files = []
-        for path in source.files(i):
-            content = path.read_bytes()
-            files.append([path.name, len(content), hashlib.sha256(content).hexdigest()])
-        text += json.dumps([source.name(i), *files]).encode()
-    return hashlib.sha256(text).hexdigest()
-
-
-def test_the_hash_is_of_names_sizes_and_contents(shapes: Path, tmp_path: Path) -> None:
-    train, val = open_data(f"folder:{shapes}")
-    told = describe_data(train)
-    paths = {path for i in range(len(train)) for path in train.files(i)}
-    assert told == {
-        "images": 8, "files": 16, "bytes": sum(p.stat().st_size for p in paths), "sha256": slow_hash(train),
-    }  # fmt: skip
-    assert describe_data(val)["sha256"] != told["sha256"]
-
-    shutil.copytree(shapes, tmp_path / "elsewhere")
-    assert describe_data(open_data(f"folder:{tmp_path / 'elsewhere'}")[0]) == told, "wherever it lies"
-    mask = train.files(3)[1]
-    content = bytearray(mask.read_bytes())
-    content[-14] ^= 1  # one bit, of the same number of bytes
-    mask.write_bytes(content)
-    assert describe_data(train)["sha256"] not in (told["sha256"], slow_hash(val))
-    mask.unlink()
-    assert describe_data(train)["files"] == 16, "a file that is gone is the training's to report"
-
-
-def test_every_kind_of_source_tells_its_files(tmp_path: Path) -> None:
-    from tests.core.test_handbone import SQUARE, add
-    from tests.core.test_public import PALETTE
-
-    for person in ("ID1", "ID2"):
-        add(tmp_path / "bones", person, "r", ("Radius", SQUARE))
-    trees.write_voc(tmp_path / "voc", PALETTE)
-    coco = trees.write_coco(tmp_path / "coco")
-    for spec, suffixes in (
-        (f"handbone:{tmp_path / 'bones'}", [".png", ".json"]),
-        (f"voc:{tmp_path / 'voc'}", [".jpg", ".png"]),
-        (f"coco-polygons:{coco}", [".jpg", ".json"]),
-    ):
-        train, _ = open_data(spec)
-        assert [path.suffix for path in train.files(0)] == suffixes
-        assert all(path.is_file() for path in train.files(0))
-        assert describe_data(train)["sha256"] == slow_hash(train)
-    assert describe_data(Phantoms(4, 1))["files"] == 0
-    assert describe_data(Phantoms(4, 1))["sha256"] != describe_data(Phantoms(4, 2))["sha256"]
 
 
 # ---------------------------------------------------------------- git

@@ -7,10 +7,12 @@ import torch
 
 import zoo
 from tests.core.test_checkpoint import tiny
+from tests.core.test_trainer import config as training
+from tests.core.test_trainer import trainer
 from zoo import registry, weights
 from zoo.core import checkpoint
 from zoo.core.config import Preprocess, TrainConfig
-from zoo.core.network import network
+from zoo.core.network import freeze, network, training_mode
 from zoo.core.recipes import resolve
 from zoo.encoders import Normalisation
 from zoo.errors import InputError
@@ -111,3 +113,37 @@ def test_align_corners_of_a_checkpoint_is_the_new_runs(tmp_path: Path) -> None:
     assert build["align_corners"] is True
     x = torch.randn(1, 3, 65, 71)
     assert torch.equal(model.eval()(x), first.eval()(x))
+
+
+# ---------------------------------------------------------------- parts that stay as they are
+
+
+def test_a_frozen_encoder_is_the_same_after_training(shapes: Path, tmp_path: Path) -> None:
+    """Its weights, and the running statistics of its BatchNorms; the decoder's change."""
+    c = training(shapes, options={}, arch="pspnet", encoder="resnet18", freeze_encoder=True, epochs=1)
+    t = trainer(c, tmp_path / "run")
+    before = {key: tensor.clone() for key, tensor in t.model.state_dict().items()}
+    stepped = {id(p) for group in t.optimizer.param_groups for p in group["params"]}
+    assert not stepped & {id(p) for p in t.model.encoder.parameters()}
+    t.fit()
+    for key, tensor in t.model.state_dict().items():
+        same = torch.equal(tensor, before[key])
+        assert same == key.startswith("encoder."), key
+
+
+def test_frozen_batch_norms_learn_scales_but_no_statistics(shapes: Path, tmp_path: Path) -> None:
+    c = training(shapes, options={"width": 2, "norm": "batch"}, freeze_bn=True, epochs=1)
+    t = trainer(c, tmp_path / "run")
+    before = {key: tensor.clone() for key, tensor in t.model.state_dict().items()}
+    t.fit()
+    changed = {key for key, tensor in t.model.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert not [key for key in changed if "running" in key or "tracked" in key]
+    assert "x.00.h.1.weight" in changed
+
+
+def test_what_has_no_encoder_cannot_freeze_it() -> None:
+    model, c = registry.build("unetpp", 2, 3, **OPTIONS), TrainConfig(freeze_encoder=True)
+    with pytest.raises(InputError, match="--freeze-encoder: unetpp has no encoder here; leave it out"):
+        freeze(model, c)
+    training_mode(model, TrainConfig())
+    assert all(m.training for m in model.modules())

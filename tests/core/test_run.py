@@ -1,11 +1,16 @@
 """If these break, a run is overwritten, or its logs say an epoch twice."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.core.test_trainer import config, trainer
 from zoo.core.config import TrainConfig
-from zoo.core.run import choose_folder, log, open_folder, truncate_logs
+from zoo.core.run import Lock, choose_folder, log, open_folder, started_folder, truncate_logs
 from zoo.errors import InputError
 
 
@@ -41,3 +46,97 @@ def test_a_run_folder_that_cannot_be_made_is_said_in_a_sentence(tmp_path: Path) 
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--out .*cannot make it"):
         open_folder(tmp_path / "file" / "run", TrainConfig())
+
+
+# ---------------------------------------------------------------- one process a folder
+
+
+def test_a_folder_in_use_is_refused_until_it_is_free(tmp_path: Path) -> None:
+    with Lock(tmp_path):
+        says = rf"^{tmp_path}: process {os.getpid()} on \S+ trains in it; wait for it, or choose another --"
+        with pytest.raises(InputError, match=says):
+            Lock(tmp_path).__enter__()
+        with Lock(tmp_path / "other"), Lock(None):
+            pass
+    with Lock(tmp_path):
+        pass
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from zoo.core.run import Lock
+with Lock(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    root = str(Path(__file__).resolve().parents[2])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(InputError, match=f"process {other.pid} on "):
+            Lock(tmp_path).__enter__()
+        other.kill()
+    with Lock(tmp_path):
+        pass
+
+
+def test_children_do_not_hold_a_folder_for_a_killed_process(tmp_path: Path) -> None:
+    """Workers that load data look for their parent every few seconds alone."""
+    code = """
+import os, sys, time
+from pathlib import Path
+from zoo.core.run import Lock
+with Lock(Path(sys.argv[1])):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    root = str(Path(__file__).resolve().parents[2])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}) as other:
+        assert other.stdout
+        child = int(other.stdout.readline())
+        other.kill()
+        other.wait()
+        try:
+            with Lock(tmp_path):
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_trainer_holds_its_folder(shapes: Path, tmp_path: Path) -> None:
+    t = trainer(config(shapes), tmp_path / "run")
+    step = t.step
+
+    def second(group: list) -> float:
+        other = trainer(config(shapes), tmp_path / "run")
+        with pytest.raises(InputError, match="trains in it"):
+            other.fit()
+        return step(group)
+
+    t.step = second  # type: ignore[method-assign]
+    t.fit()
+
+
+def test_a_run_that_torchrun_starts_again_finds_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest folder with exactly its settings, and something saved."""
+    monkeypatch.chdir(tmp_path)
+    c = TrainConfig()
+    assert started_folder(None, c) is None
+    for name, settings in (("unetpp-phantom", c), ("unetpp-phantom-2", TrainConfig(seed=5))):
+        open_folder(Path("runs") / name, settings)
+    assert started_folder(None, c) is None, "nothing saved yet"
+    for folder in Path("runs").iterdir():
+        (folder / "last.pt").touch()
+    assert started_folder(None, c) == Path("runs/unetpp-phantom")
+    assert started_folder(None, TrainConfig(seed=5)) == Path("runs/unetpp-phantom-2")
+    assert started_folder(None, TrainConfig(seed=6)) is None
+    open_folder(Path("mine"), c)
+    assert started_folder(Path("mine"), c) is None

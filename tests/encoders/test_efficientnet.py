@@ -9,10 +9,10 @@ from torch import nn
 
 from tests.scatter import scattered
 from zoo import encoders
+from zoo.dropout import StochasticDepth
 from zoo.encoders.efficientnet import VARIANTS, EfficientNet, scaled_depth, scaled_width
 from zoo.encoders.encoder import Encoder
 from zoo.errors import InputError
-from zoo.layers import StochasticDepth
 from zoo.profile import macs, profile
 
 from .torchvisions import hold_gates, maps_of, spread, twins

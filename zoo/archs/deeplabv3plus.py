@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import encoders
+from zoo.dropout import Dropout
 from zoo.errors import InputError
 from zoo.layers import Output, PooledBatchNorm, SeparableConv, conv_bn_relu, resize
 from zoo.registry import register
@@ -47,7 +48,7 @@ class ASPP(nn.Module):
             conv = nn.Conv2d(in_channels, WIDTH, 1, bias=False)
             self.image_pooling = nn.Sequential(conv, PooledBatchNorm(WIDTH), nn.ReLU(inplace=True))
         self.project = conv_bn_relu((1 + len(rates) + image_pooling) * WIDTH, WIDTH, 1)
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = Dropout(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 2048, H/16, W/16) -> (N, 256, H/16, W/16)."""

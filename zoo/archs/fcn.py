@@ -13,6 +13,7 @@ so that the state dict of its `fcn_resnet50` or `fcn_resnet101` fits as it is.
 from torch import Tensor, nn
 
 from zoo import encoders
+from zoo.dropout import Dropout
 from zoo.encoders import Encoder
 from zoo.layers import Output, conv_bn_relu, resize
 from zoo.registry import register
@@ -26,7 +27,7 @@ def fcn_head(in_channels: int, num_classes: int) -> nn.Sequential:
     """3×3 convolution to a quarter of the channels, BatchNorm, ReLU, dropout, 1×1 convolution to classes."""
     width = in_channels // 4
     last = nn.Conv2d(width, num_classes, 1)
-    return nn.Sequential(*conv_bn_relu(in_channels, width), nn.Dropout(0.1), last)
+    return nn.Sequential(*conv_bn_relu(in_channels, width), Dropout(0.1), last)
 
 
 @register(

@@ -17,14 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo import encoders
+from zoo.dropout import Dropout2d
 from zoo.encoders import hrnet
 from zoo.errors import InputError
-from zoo.layers import Output, PooledBatchNorm, conv_bn_relu, fixed_norm, resize
+from zoo.layers import Output, PooledBatchNorm, conv_bn_relu, fixed_norm, recomputable, resize
 from zoo.registry import register
 
 MIDDLE, KEY = 512, 256  # channels of pixels and regions, and of what is compared; Sec. 3.3
 
 
+@recomputable
 class OverMaps(nn.Sequential):
     """A convolution and further layers over HRNetV2's joined map, [x_0; up(x_1); up(x_2); up(x_3)].
 
@@ -113,6 +115,7 @@ def gather(regions: Tensor, x: Tensor) -> Tensor:
     return f.mT.unsqueeze(-1)
 
 
+@recomputable
 class ObjectContext(nn.Module):
     """Eq. 3, 5: y_i = ρ(sum_k w_ik δ(f_k)), w_ik the softmax over regions of φ(x_i)ᵀ ψ(f_k) / sqrt(256).
 
@@ -199,7 +202,7 @@ class HRNetOCR(nn.Module):
             conv = nn.Conv2d(width, MIDDLE, 3, padding=1)
             self.pixels = OverMaps(conv, nn.BatchNorm2d(MIDDLE), nn.ReLU(inplace=True), literal=literal)
             self.context = ObjectContext(literal)
-            self.g = nn.Sequential(*conv_bn_relu(2 * MIDDLE, MIDDLE, 1), nn.Dropout2d(dropout))
+            self.g = nn.Sequential(*conv_bn_relu(2 * MIDDLE, MIDDLE, 1), Dropout2d(dropout))
             self.head = nn.Conv2d(MIDDLE, num_classes, 1)
         self.align_corners = align_corners
 

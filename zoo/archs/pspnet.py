@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import encoders
+from zoo.dropout import Dropout2d
 from zoo.errors import InputError
 from zoo.layers import Output, PooledBatchNorm, conv_bn_relu, resize
 from zoo.registry import register
@@ -64,7 +65,7 @@ class PyramidPooling(nn.Module):
 def classifier(in_channels: int, width: int, num_classes: int, dropout: float) -> nn.Sequential:
     """3×3 convolution, BatchNorm, ReLU, dropout of whole channels, 1×1 convolution to the classes."""
     last = nn.Conv2d(width, num_classes, 1)
-    return nn.Sequential(*conv_bn_relu(in_channels, width), nn.Dropout2d(dropout), last)
+    return nn.Sequential(*conv_bn_relu(in_channels, width), Dropout2d(dropout), last)
 
 
 @register(

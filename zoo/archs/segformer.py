@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo import encoders
+from zoo.dropout import Dropout2d
 from zoo.encoders import mit
 from zoo.encoders.mit import Linear2d
 from zoo.errors import InputError
-from zoo.layers import Output, resize
+from zoo.layers import Output, recomputable, resize
 from zoo.registry import register
 
 VARIANTS = {  # Table 6 and the authors' code: the head's width C
@@ -30,6 +31,7 @@ VARIANTS = {  # Table 6 and the authors' code: the head's width C
 }
 
 
+@recomputable
 class AllMLP(nn.Module):
     """Eq. 4: a linear layer A_i for each map F_i, enlarged to H/4; one, B, for all of them; and a classifier.
 
@@ -46,7 +48,7 @@ class AllMLP(nn.Module):
         self.linear = nn.ModuleList([Linear2d(c, width) for c in channels])
         self.fuse = nn.Conv2d(len(channels) * width, width, 1, bias=False)  # B, of the deepest stage first
         self.bn = nn.BatchNorm2d(width)
-        self.dropout = nn.Dropout2d(0.1)
+        self.dropout = Dropout2d(0.1)
         self.classify = nn.Conv2d(width, num_classes, 1)
         nn.init.kaiming_normal_(self.fuse.weight, mode="fan_out", nonlinearity="relu")
 

@@ -15,17 +15,18 @@ instead: the same weights, convolutions that keep the size, copies that need no 
 import torch
 from torch import Tensor, nn
 
+from zoo.dropout import Dropout
 from zoo.errors import InputError
-from zoo.layers import Output, crop, he_normal_
+from zoo.layers import Chain, Output, crop, he_normal_
 from zoo.registry import register
 
 
-def two_convs(in_channels: int, width: int, padded: bool) -> nn.Sequential:
+def two_convs(in_channels: int, width: int, padded: bool) -> Chain:
     """Sec. 2: two unpadded 3×3 convolutions, each with a ReLU; (N, C, h, w) -> (N, width, h - 4, w - 4).
 
     padded: a border of zeros before each; (N, C, h, w) -> (N, width, h, w).
     """
-    return nn.Sequential(
+    return Chain(
         nn.Conv2d(in_channels, width, 3, padding=int(padded)),
         nn.ReLU(inplace=True),
         nn.Conv2d(width, width, 3, padding=int(padded)),
@@ -86,7 +87,7 @@ class UNet(nn.Module):
         w1, w2, w3, w4, w5 = (width * 2**level for level in range(5))  # 64, 128, 256, 512, 1024
 
         self.pool = nn.MaxPool2d(2, ceil_mode=padded)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
         self.enc1 = two_convs(in_channels, w1, padded)
         self.enc2 = two_convs(w1, w2, padded)

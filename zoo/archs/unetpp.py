@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from zoo import encoders
 from zoo.encoders import Encoder, Normalisation
 from zoo.errors import InputError
-from zoo.layers import Output, UpBlock, crop, he_normal_, head3x3
+from zoo.layers import Output, UpBlock, crop, he_normal_, head3x3, recomputable
 from zoo.registry import normalisation, register
 
 
@@ -42,6 +42,7 @@ def two_convs(in_channels: int, width: int, norm: str | None) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+@recomputable
 class EncoderNode(nn.Module):
     """Eq. 1, j = 0: X^{i,0} = H(D(X^{i-1,0})), D a 2×2 maximum; X^{0,0} takes the image as it is."""
 
@@ -55,6 +56,7 @@ class EncoderNode(nn.Module):
         return self.h(self.d(above))
 
 
+@recomputable
 class Node(nn.Module):
     """Eq. 1, j > 0: X^{i,j} = H([X^{i,0}, …, X^{i,j-1}, U(X^{i+1,j-1})]), U a 2×2 up-convolution."""
 

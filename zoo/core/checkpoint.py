@@ -4,9 +4,7 @@ A file is a dict of tensors and plain types alone, read with `weights_only=True`
 """
 
 import io
-import os
 import random
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo import registry, state
 from zoo.core.config import Preprocess
+from zoo.core.files import write_bytes
 from zoo.core.masks import Labels
 from zoo.errors import InputError
 
@@ -53,23 +52,6 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     buffer = io.BytesIO()  # torch's own file writer turns a full disk into an abort; Python's raises OSError
     torch.save(payload, buffer)
     write_bytes(path, buffer.getbuffer())
-
-
-def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` so that `path` holds all of it or what it held before.  Raises InputError."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError as e:
-        with suppress(OSError):  # a folder that cannot be written to cannot be tidied either
-            temporary.unlink(missing_ok=True)
-        kept = "the file that was there is intact" if os.path.exists(path) else "nothing was written"
-        what = f"{path}: cannot save ({e.strerror}); {kept}"
-        raise InputError(f"{what}: free space or choose another folder") from e
 
 
 def read(path: str | Path) -> Checkpoint:

@@ -10,8 +10,13 @@ AMP = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # x86's two instruction sets; Arm's two
 
 
-def resolve_device(word: str = "auto") -> torch.device:
-    """`auto` (a CUDA device where there is one), `cpu`, `cuda` or `cuda:N`.  Raises InputError."""
+def resolve_device(word: str = "auto", local: int = 0) -> torch.device:
+    """`auto` (a CUDA device where there is one), `cpu`, `cuda` or `cuda:N`.  Raises InputError.
+
+    local: which of the machine's devices `auto` and `cuda` are, for process `local` of several on it.
+    """
+    if word in ("auto", "cuda") and local:
+        word = f"cuda:{local}" if torch.cuda.is_available() or word == "cuda" else "cpu"
     if word == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, colon, number = word.partition(":")

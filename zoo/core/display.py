@@ -1,17 +1,25 @@
 """What one sees of a run: a live line and tables on a terminal, plain lines elsewhere."""
 
+from __future__ import annotations
+
 import shlex
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from zoo.core.metrics import Scores, mean
+from zoo.core.run import plain
+
+if TYPE_CHECKING:
+    from zoo.core.trainer import Trainer
 
 PLAIN_SECONDS = 15.0  # between two lines where output is not a terminal
 WORST = 3  # classes marked in the table
@@ -104,6 +112,12 @@ class Display:
         best_pt, given = shlex.quote(str(out / "best.pt")), shlex.quote(str(images))
         self.note(f"  python infer.py {best_pt} --input {given} --out predictions")
 
+    def waited(self, waiting: float, computing: float) -> None:
+        """How an epoch's training time was spent."""
+        share = waiting / max(waiting + computing, 1e-9)
+        hint = "; --cache or more --workers would help" if share > 0.2 else ""
+        self.note(f"waited {waiting:.1f} s for data, computed {computing:.1f} s ({share:.0%} waiting{hint})")
+
     def validation(self, epoch: int, loss: float, scores: Scores, best: bool) -> None:
         """One line for the epoch, and the classes with their scores, the worst marked."""
         dice, iou = scores.dice(), scores.iou()
@@ -141,3 +155,23 @@ def class_table(scores: Scores, dice: np.ndarray, iou: np.ndarray, width: int) -
 
 def _figure(value: float) -> str:
     return "none" if np.isnan(value) else f"{value:.3f}"
+
+
+def settings_of(trainer: Trainer, origins: dict[str, str]) -> list[tuple[str, str, str]]:
+    """The resolved configuration as (name, value, where it came from), then what the data decided."""
+    config = {**trainer.config.to_dict(), "loss": trainer.criterion.spec, "task": trainer.labels.task}
+    rows = [(name, plain(value), origins.get(name, "default")) for name, value in config.items()]
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    precision = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}[trainer.amp]
+    labels, ranks = trainer.labels, trainer.ranks
+    few = "" if trained == parameters else f", {trained:,} trained"
+    share = f"; {ranks.size} processes, {trainer.config.batch / ranks.size:g} images each" * (ranks.size > 1)
+    return [
+        *rows,
+        ("classes", f"{labels.num_classes}: {', '.join(labels.names)}", "data"),
+        ("images", f"{len(trainer.train_source)} to train, {len(trainer.val_source)} to validate", "data"),
+        ("input", trainer.preprocess.describe(), trainer.normalised_by),
+        ("parameters", f"{parameters:,}{few}", "model"),
+        ("runs on", f"{trainer.device}, {precision}{share}", "machine"),
+    ]

@@ -1,7 +1,9 @@
-"""Files that people bring: JSON, read so that faults are said in a sentence, and hashes of contents."""
+"""Files read so that faults are said in a sentence, written whole or not at all, and hashes of contents."""
 
 import hashlib
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from zoo.errors import InputError
@@ -28,3 +30,25 @@ def digest(path: Path) -> tuple[int, str]:
     except OSError:
         return 0, "unreadable"
     return size, whole.hexdigest()
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write `data` so that `path` holds all of it or what it held before.  Raises InputError."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        with suppress(OSError):  # a folder that cannot be written to cannot be tidied either
+            temporary.unlink(missing_ok=True)
+        kept = "the file that was there is intact" if os.path.exists(path) else "nothing was written"
+        what = f"{path}: cannot save ({e.strerror}); {kept}"
+        raise InputError(f"{what}: free space or choose another folder") from e
+
+
+def write_json(path: Path, value: object) -> None:
+    """`write_bytes` of `value` as JSON.  Raises InputError."""
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())

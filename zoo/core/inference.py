@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from zoo.core import pictures
-from zoo.core.checkpoint import write_bytes
+from zoo.core.files import write_bytes
 from zoo.core.images import SUFFIXES, read_image
 from zoo.core.masks import Labels, rle_encode
 from zoo.core.predictor import Predictor

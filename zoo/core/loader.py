@@ -1,10 +1,11 @@
 """From a source to batches: the same ones for any number of workers, from any point of any epoch on.
 
-Order and augmentation are functions of (seed, epoch, sample): nothing is drawn from a worker's own state.
+Order and augmentation are functions of (seed, epoch, sample): nothing is drawn from a worker's own state, and
+so several processes that share each batch see what one would.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,25 +16,31 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from zoo.core.config import channels_first
-from zoo.core.dataset import Sample, Source
-from zoo.core.masks import IGNORE
+from zoo.core.dataset import Sample, Source, Subset
+from zoo.core.masks import IGNORE, mask_dtype
+from zoo.core.ranks import ALONE, Ranks
 from zoo.core.transforms import Augment, balance, border_weight
 from zoo.errors import InputError
 
 Key = tuple[int, int]  # (epoch, index)
-Item = tuple[Tensor, Tensor, Tensor | None, str]  # image, mask, weight, name
+Item = tuple[Tensor, Tensor, Tensor | None, str, int]  # image, mask, weight, name, seed
 
 
 class Batch(NamedTuple):
     """image: uint8 (N, C, H, W).  mask: bits (int32, int64) or index (uint8), (N, h, w).
 
     weight: float32 (N, h, w), only for a loss that asks for it.
+    seeds: of what the network draws for each sample, see `zoo.dropout`.
+    bad: what is wrong with samples that should be here and could not be read.
+    Without names it is a ghost: one black image that does not count, where no sample is left for a process.
     """
 
     image: Tensor
     mask: Tensor
     weight: Tensor | None
     names: list[str]
+    seeds: list[int]
+    bad: list[str]
 
 
 class TrainSet(Dataset):
@@ -57,16 +64,36 @@ class TrainSet(Dataset):
             weight_map = border_weight(sample.mask, class_weights=self.class_weights)
             sample = replace(sample, weight=weight_map)
         sample = self.augment(sample, np.random.default_rng((self.seed, epoch, index)))
+        seed = np.random.SeedSequence((self.seed, epoch, index, 1)).generate_state(1, np.uint64)[0] >> 1
         weight = None if sample.weight is None else torch.from_numpy(np.ascontiguousarray(sample.weight))
         mask = torch.from_numpy(np.ascontiguousarray(sample.mask))
-        return channels_first(sample.image, self.channels), mask, weight, sample.name
+        return channels_first(sample.image, self.channels), mask, weight, sample.name, int(seed)
+
+    def ghost(self) -> Item:
+        """A black image without a name."""
+        m, (h, w) = self.augment.margin, self.augment.size
+        image = np.zeros((self.channels, h + 2 * m, w + 2 * m), np.uint8)
+        mask = torch.from_numpy(np.zeros((h, w), mask_dtype(self.source.labels)))
+        return torch.from_numpy(image), mask, torch.zeros(h, w) if self.weighted else None, "", 0
+
+    def collate(self, samples: list[Item | InputError]) -> Batch:
+        """Stack the samples that could be read."""
+        bad = [str(s) for s in samples if isinstance(s, InputError)]
+        items = [s for s in samples if not isinstance(s, InputError)]
+        images, masks, weights, names, seeds = zip(*items or [self.ghost()], strict=True)
+        weight = None if weights[0] is None else torch.stack(weights)
+        named = list(names) if items else []
+        return Batch(torch.stack(images), torch.stack(masks), weight, named, list(seeds), bad)
 
 
 class Order(Sampler[list[Key]]):
-    """The batches of one epoch: a permutation drawn from (seed, epoch), from batch `start` on."""
+    """The batches of one epoch: a permutation drawn from (seed, epoch), from batch `start` on.
 
-    def __init__(self, length: int, batch: int, seed: int):
-        self.length, self.batch, self.seed = length, batch, seed
+    Of each batch process r of n takes samples r, r + n, r + 2n, …: of the last one maybe none.
+    """
+
+    def __init__(self, length: int, batch: int, seed: int, ranks: Ranks = ALONE):
+        self.length, self.batch, self.seed, self.ranks = length, batch, seed, ranks
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -76,29 +103,23 @@ class Order(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
         for first in range(self.start * self.batch, self.length, self.batch):
-            yield [(self.epoch, int(i)) for i in order[first : first + self.batch]]
-
-
-def collate(samples: list[Item | InputError]) -> Batch | InputError:
-    """Stack samples into a Batch; an error takes its place."""
-    items = [s for s in samples if not isinstance(s, InputError)]
-    if len(items) < len(samples):
-        return next(s for s in samples if isinstance(s, InputError))
-    images, masks, weights, names = zip(*items, strict=True)
-    weight = None if weights[0] is None else torch.stack(weights)
-    return Batch(torch.stack(images), torch.stack(masks), weight, list(names))
+            ours = order[first : first + self.batch][self.ranks.rank :: self.ranks.size]
+            yield [(self.epoch, int(i)) for i in ours]
 
 
 class TrainLoader:
-    """Batches of any epoch, from any batch on; `workers` processes stay alive between epochs."""
+    """Our share of the batches of any epoch, from any batch on; `workers` stay alive between epochs.
 
-    def __init__(self, dataset: TrainSet, batch: int, workers: int, seed: int):
+    batch: samples of all `ranks` together.
+    """
+
+    def __init__(self, dataset: TrainSet, batch: int, workers: int, seed: int, ranks: Ranks = ALONE):
         may_fork()
-        self.order = Order(len(dataset.source), batch, seed)
+        self.order = Order(len(dataset.source), batch, seed, ranks)
         self.loader = DataLoader(
             dataset,
             batch_sampler=self.order,
-            collate_fn=collate,
+            collate_fn=dataset.collate,
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=quiet_worker,
@@ -110,9 +131,9 @@ class TrainLoader:
         return len(self.order)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch` from number `start` on.  Raises InputError for a file gone bad."""
+        """Our share of the batches of `epoch` from number `start` on."""
         self.order.epoch, self.order.start = epoch, start
-        return whole(self.loader)
+        return iter(self.loader)
 
 
 class _Whole(Dataset):
@@ -133,25 +154,23 @@ def _one(samples: list[Sample | InputError]) -> Sample | InputError:
     return samples[0]
 
 
-def whole(loader: DataLoader) -> Iterator:
-    """What `loader` yields; an error that stands in its place is raised."""
-    for loaded in loader:
-        if isinstance(loaded, InputError):
-            raise loaded
-        yield loaded
+def whole_images(source: Source, workers: int, indices: Sequence[int] | None = None) -> Iterator[Sample]:
+    """The samples of `source` in order, each at its own size, loaded ahead by `workers` processes.
 
-
-def whole_images(source: Source, workers: int) -> Iterator[Sample]:
-    """The samples of `source` in order, each at its own size, loaded ahead by `workers` processes."""
+    indices: only these.  Raises InputError for a file gone bad.
+    """
     may_fork()
     loader = DataLoader(
-        _Whole(source),
+        _Whole(source if indices is None else Subset(source, indices)),
         collate_fn=_one,
         num_workers=workers,
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),
     )
-    return whole(loader)
+    for loaded in loader:
+        if isinstance(loaded, InputError):
+            raise loaded
+        yield loaded
 
 
 def quiet_worker(_: int) -> None:

@@ -29,11 +29,10 @@ from typing import Protocol
 import numpy as np
 
 from zoo.core import pictures
-from zoo.core.checkpoint import write_bytes
 from zoo.core.config import TrainConfig
 from zoo.core.dataset import Source
 from zoo.core.display import Display
-from zoo.core.files import read_json
+from zoo.core.files import read_json, write_bytes
 from zoo.core.heat import loss_map
 from zoo.core.metrics import Scores, mean
 from zoo.core.predictor import Predictor

@@ -16,15 +16,13 @@ sizes and SHA-256 of their files, in order.  All bytes are read for it.  Opening
 decoded them, which takes many times as long: of CamVid's 468 images and masks 0.76 s, the hash 0.07 s.
 """
 
-import hashlib
-import json
 import os
 import platform
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import metadata
@@ -34,11 +32,9 @@ from types import TracebackType
 import torch
 
 import zoo
-from zoo.core.checkpoint import write_bytes
+from zoo.core import content
 from zoo.core.config import TrainConfig
-from zoo.core.dataset import Source
-from zoo.core.files import digest, read_json
-from zoo.core.images import on_all_cores
+from zoo.core.files import read_json, write_json
 from zoo.errors import InputError
 
 FILE = "manifest.json"
@@ -55,25 +51,29 @@ STOPPED_BY_USER = ("Interrupted", "KeyboardInterrupt")
 class Session:
     """The current session's entry in OUT/manifest.json; a context manager around the training.
 
+    out: the run folder; None for a process that leaves the writing to the first.
+    contents: of the training and the validation data.
     images: trained on so far, which the trainer counts.  `write` brings the file up to date.
     """
 
     def __init__(
         self,
-        out: Path,
+        out: Path | None,
         config: TrainConfig,
-        sources: tuple[Source, Source],
+        contents: Sequence[content.Content],
         device: torch.device,
         warn: Callable[[str], None],
     ):
-        self.out, self.config, self.sources, self.device, self.warn = out, config, sources, device, warn
+        self.out, self.config, self.contents, self.device, self.warn = out, config, contents, device, warn
         self.images = 0
         self.entry: dict = {}
         self.earlier: list[dict] = []
 
     def __enter__(self) -> "Session":
         self.started = time.monotonic()
-        self.earlier = self._earlier()
+        if self.out is None:
+            return self
+        self.earlier = self._earlier(self.out / FILE)
         self.entry = {
             "began": _now(),
             "ended": None,
@@ -81,7 +81,7 @@ class Session:
             "command": shlex.join([Path(sys.executable).name, *sys.argv]),
             "versions": versions(),
             "git": revision(Path(zoo.__file__).parent),
-            "data": dict(zip(("training", "validation"), map(describe_data, self.sources), strict=True)),
+            "data": {side: c.summary() for side, c in zip(content.SIDES, self.contents, strict=True)},
             "hardware": hardware(),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
@@ -95,7 +95,8 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.entry |= {"ended": _now(), "outcome": _outcome(error)}
+        if self.entry:
+            self.entry |= {"ended": _now(), "outcome": _outcome(error)}
         try:
             self.write()
         except InputError:
@@ -104,17 +105,16 @@ class Session:
 
     def write(self) -> None:
         """Bring the file up to date, once the session has begun.  Raises InputError."""
-        if not self.entry:
+        if self.out is None or not self.entry:
             return
         seconds = time.monotonic() - self.started
         self.entry |= _figures(seconds, self.images, peak_memory(), peak_gpu_memory(self.device))
         sessions = [*self.earlier, self.entry]
         held = {"seed": self.config.seed, "sessions": sessions, "total": total(sessions)}
-        write_bytes(self.out / FILE, (json.dumps(held, indent=1) + "\n").encode())
+        write_json(self.out / FILE, held)
 
-    def _earlier(self) -> list[dict]:
+    def _earlier(self, path: Path) -> list[dict]:
         """The entries of earlier sessions; a file that holds none is put aside, not overwritten."""
-        path = self.out / FILE
         if not path.exists():
             return []
         with suppress(InputError):
@@ -172,22 +172,6 @@ def revision(folder: Path) -> dict[str, object] | None:
         }
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def describe_data(source: Source) -> dict[str, object]:
-    """Images, files, bytes and a hash of a source, as the head of this module says."""
-    paths = sorted({path for i in range(len(source)) for path in source.files(i)})
-    digests = dict(zip(paths, on_all_cores(digest, paths), strict=True))
-    whole = hashlib.sha256()
-    for i in range(len(source)):
-        files = ((path.name, *digests[path]) for path in source.files(i))
-        whole.update(json.dumps([source.name(i), *files]).encode())
-    return {
-        "images": len(source),
-        "files": len(paths),
-        "bytes": sum(size for size, _ in digests.values()),
-        "sha256": whole.hexdigest(),
-    }
 
 
 def hardware() -> dict[str, object]:

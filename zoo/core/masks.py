@@ -68,6 +68,11 @@ def bits_dtype(num_classes: int) -> type[np.int32] | type[np.int64]:
     return np.int32 if num_classes <= 31 else np.int64
 
 
+def mask_dtype(labels: Labels) -> np.dtype:
+    """Of a mask in memory: int32 or int64 bits for multilabel, else uint8."""
+    return np.dtype(bits_dtype(labels.num_classes) if labels.task == "multilabel" else np.uint8)
+
+
 def pack(planes: np.ndarray) -> np.ndarray:
     """bool (K, H, W) -> bits (H, W)."""
     dtype = np.dtype(bits_dtype(len(planes)))

@@ -1,13 +1,16 @@
 """The network of a run: built for the data, and started from the weights that the configuration names."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo import registry, weights
 from zoo.core.checkpoint import seed_everything
 from zoo.core.config import TrainConfig
+from zoo.errors import InputError
 
 
 def network(
@@ -32,6 +35,24 @@ def network(
         loaded = weights.load(model, path, reset_head=config.reset_head, say=say)
         build |= loaded.options  # such as align_corners: without them the same weights are another network
     return model, build
+
+
+def freeze(model: nn.Module, config: TrainConfig) -> None:
+    """Take what is not to be trained from the optimizer's reach.  Raises InputError without an encoder."""
+    if config.freeze_encoder:
+        encoder = getattr(model, "encoder", None)
+        if encoder is None:
+            raise InputError(f"--freeze-encoder: {config.arch} has no encoder here; leave it out")
+        encoder.requires_grad_(False)
+
+
+def training_mode(model: nn.Module, config: TrainConfig) -> None:
+    """Train mode, but for BatchNorms whose statistics are to stay as they are."""
+    model.train()
+    parts = [model] if config.freeze_bn else [cast(nn.Module, model.encoder)] if config.freeze_encoder else []
+    for module in (module for part in parts for module in part.modules()):
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def on_meta(config: TrainConfig) -> nn.Module:

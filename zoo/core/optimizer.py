@@ -1,9 +1,13 @@
 """Which parameters step at which rate, and on which of them weight decay acts."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from zoo.core.config import TrainConfig
+from zoo.core.ranks import parted
+from zoo.errors import InputError
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -25,6 +29,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     keys = [(factor, without) for factor in (1.0, config.head_lr) for without in (False, True)]
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {key: [] for key in keys}
     for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
         factor = 1.0 if id(p) in slow else config.head_lr
         spared = {
             "all": False,
@@ -41,6 +47,22 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     if config.optimizer == "sgd":
         return torch.optim.SGD(listed, lr=config.lr, momentum=config.momentum)
     return torch.optim.AdamW(listed, lr=config.lr)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict, path: Path) -> None:
+    """Put back the state that a checkpoint, `path`, holds whole.  Raises InputError where it does not fit."""
+    steps = [p for group in optimizer.param_groups for p in group["params"]]
+    try:
+        moments = {
+            i: {word: parted(t, steps[i]) if t.shape == steps[i].shape else t for word, t in state.items()}
+            for i, state in saved["state"].items()
+        }
+        optimizer.load_state_dict({**saved, "state": moments})
+    except (ValueError, IndexError) as e:
+        raise InputError(
+            f"{path}: its optimizer steps other parameters than this version of zoo; resume with the version "
+            f"that saved it, or start a new run with --weights {path}"
+        ) from e
 
 
 def depthwise(conv: nn.Conv2d) -> bool:

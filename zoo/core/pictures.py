@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from zoo.core.checkpoint import write_bytes
+from zoo.core.files import write_bytes
 from zoo.core.masks import IGNORE, Labels, resize_mask
 from zoo.errors import InputError
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.core.checkpoint import write_bytes
-from zoo.core.files import read_json
+from zoo.core.files import read_json, write_bytes
 from zoo.core.images import plural
 from zoo.core.metrics import mean
 from zoo.core.pictures import make_folder

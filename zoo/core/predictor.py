@@ -22,7 +22,7 @@ from zoo.core import checkpoint
 from zoo.core.config import Preprocess, channels_first
 from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.images import resize_image
-from zoo.core.masks import Labels, bits_dtype
+from zoo.core.masks import Labels, mask_dtype
 from zoo.core.transforms import mirror_pad
 from zoo.errors import InputError
 
@@ -36,6 +36,7 @@ class Predictor:
     model: the architecture contract's (`margin`, `min_size`, `size_step`; a module without them counts as
         one that takes any size).  It is moved to `device` and put in eval mode.
     amp: the dtype of autocast, None for float32 throughout.
+    ready: the model is on `device`, in whatever memory format it should have.
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class Predictor:
         preprocess: Preprocess,
         device: torch.device = CPU,
         amp: torch.dtype | None = None,
+        ready: bool = False,
     ):
-        # channels last: measured 1.2 to 3 times as fast on a CPU
-        self.model = model.eval().to(device).to(memory_format=torch.channels_last)
+        self.model = model.eval()
+        if not ready:  # channels last: measured 1.2 to 3 times as fast on a CPU
+            self.model.to(device).to(memory_format=torch.channels_last)
         self.labels, self.preprocess = labels, preprocess
         self.device, self.amp = device, amp
         self.margin: int = getattr(model, "margin", 0)
@@ -181,11 +184,6 @@ def harden(logits: Tensor, labels: Labels, size: tuple[int, int]) -> Tensor:
             if peak > 0:  # else no weighted mean of its values is
                 mask.add_(plane(k) > 0, alpha=1 << k)
     return mask
-
-
-def mask_dtype(labels: Labels) -> np.dtype:
-    """Of a mask in memory: int32 or int64 bits for multilabel, else uint8."""
-    return np.dtype(bits_dtype(labels.num_classes) if labels.task == "multilabel" else np.uint8)
 
 
 def check_image(image: np.ndarray) -> None:

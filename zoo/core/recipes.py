@@ -342,7 +342,10 @@ def check_encoder(config: TrainConfig) -> None:
 
 
 # What may differ between a run and its resumption; everything else would make it another run.
-RESUMABLE = ("epochs", "patience", "workers", "device", "download", "log")
+RESUMABLE = (
+    "epochs", "patience", "workers", "device", "grad_checkpoint", "shard", "save_every", "max_bad", "cache",
+    "cache_gb", "download", "log",
+)  # fmt: skip
 
 
 def resume(saved: TrainConfig, flags: dict, run: str) -> TrainConfig:

@@ -1,17 +1,15 @@
-"""The one training loop, for every architecture.
+"""The one training loop, for every architecture, on one process or several.
 
-`Trainer.fit` is the table of contents.  All that must survive a kill is in `Progress`, the weights, the
-optimizer and the generators; `save` writes it, `Trainer(..., resume=…)` takes it up at the same batch.
+`Trainer.fit` is the table of contents.  All that must survive a kill is in `Progress`, the weights, their
+average, the optimizer and the generators; `zoo.core.saving` writes it, `Trainer(..., resume=…)` takes it up
+at the same batch.  Of several processes each does the same at the same time with its share of the images;
+lines on which they differ or exchange something have `self.ranks` in them.
 """
 
-import json
 import math
-import signal
 import time
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -20,27 +18,31 @@ import torch
 from torch import Tensor, nn
 
 from zoo import registry
-from zoo.core import checkpoint, losses, pictures
+from zoo.core import checkpoint, content, finite, losses, pictures
+from zoo.core.cache import Cached, cached
 from zoo.core.config import Preprocess, TrainConfig, rate
 from zoo.core.dataset import Source, open_run
 from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.display import Display
-from zoo.core.loader import Batch, TrainLoader, TrainSet, statistics, whole_images
+from zoo.core.ema import Average
+from zoo.core.fit import does_not_fit, largest_batch
+from zoo.core.loader import Batch, TrainLoader, TrainSet, statistics
 from zoo.core.loggers import Loggers
 from zoo.core.manifest import Session
-from zoo.core.metrics import Scores, count
-from zoo.core.network import network, on_meta
+from zoo.core.memory import recompute
+from zoo.core.metrics import Scores
+from zoo.core.network import freeze, network, on_meta, training_mode
 from zoo.core.optimizer import make_optimizer, set_rate
 from zoo.core.predictor import Predictor
-from zoo.core.run import log, open_folder, plain, truncate_logs
+from zoo.core.ranks import ALONE, Agreed, Parallel, Ranks, lost, whole
+from zoo.core.run import Lock, log, open_folder
+from zoo.core.saving import restore, save
+from zoo.core.stop import Interrupted, Stop
 from zoo.core.transforms import Augment
+from zoo.core.validation import Found, gathered, score
+from zoo.dropout import draw_by_sample
 from zoo.errors import InputError
-
-SAMPLES = 4  # validation images drawn after each epoch
-
-
-class Interrupted(Exception):
-    """Ctrl-C or a termination signal: the run is saved and can be resumed."""
+from zoo.layers import Output
 
 
 @dataclass
@@ -54,14 +56,31 @@ class Progress:
     steps_in_epoch: int = 0
     best: float = -1.0
     best_epoch: int = 0
+    bad: int = 0  # images of the unfinished epoch that could not be read
+
+
+@dataclass
+class Clock:
+    """Seconds since the last validation: waiting for data, computing; images trained on, by all processes."""
+
+    waiting: float = 0.0
+    computing: float = 0.0
+    images: int = 0
+
+    def tick(self, began: float, fetched: float, done: float, images: int) -> float:
+        """Enter a step by its three moments; returns its seconds."""
+        self.waiting, self.computing = self.waiting + fetched - began, self.computing + done - fetched
+        self.images += images
+        return done - began
 
 
 class Trainer:
     """Trains `config` in the run folder `out`; with `resume`, a checkpoint's content, goes on from there.
 
     The folder gets config.json, manifest.json, metrics.jsonl (values that repeat exactly), timing.jsonl
-    (those that do not), last.pt, best.pt and samples/*.png.  Raises InputError for whatever the user can
-    mend.
+    (those that do not), last.pt, best.pt and samples/*.png, by the first of `ranks` alone.
+    sources: training and validation data, where they are open already.
+    Raises InputError for whatever the user can mend.
     """
 
     def __init__(
@@ -70,11 +89,18 @@ class Trainer:
         out: Path,
         display: Display,
         resume: checkpoint.Checkpoint | None = None,
+        ranks: Ranks = ALONE,
+        sources: tuple[Source, Source] | None = None,
     ):
-        self.config, self.out, self.display = config, out, display
-        self.logs = Loggers(config, out, display)
-        self.device = resolve_device(config.device)
-        self.train_source, self.val_source = open_run(config, display.reading)
+        self.config, self.out, self.display, self.ranks = config, out, display, ranks
+        if config.batch < ranks.size:
+            raise InputError(f"--batch {config.batch}: fewer images than processes, which are {ranks.size}")
+        writes = out if ranks.chief else None
+        self.logs = Loggers(config, writes, display)
+        self.device = resolve_device(config.device, ranks.local)
+        opened = sources or ranks.together(lambda: open_run(config, display.reading))
+        self.contents = ranks.first([content.describe(s) for s in opened] if ranks.chief else [])
+        self.train_source, self.val_source = opened
         for warning in (*self.train_source.warnings, *self.val_source.warnings):
             display.warn(warning)
         self.labels = self.train_source.labels
@@ -83,58 +109,73 @@ class Trainer:
         self.amp = resolve_amp(config.amp, self.device)
         margin = registry.margin(on_meta(config))
         augment = Augment(config.augment, config.size, margin, tile=margin > 0)
+        self.build_model(resume)
+        self.preprocess = resume.preprocess if resume else self.choose_preprocess(augment.tile)
+        self.average = Average(self.model, config.ema)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
+        self.optimizer = make_optimizer(self.model, config)
+        channels, weighted = self.preprocess.channels, self.criterion.needs_weight
+        source = self.train_source
+        if config.cache:
+            source, self.val_source = cached(config, opened, self.contents)
+        self.loader = TrainLoader(
+            TrainSet(source, augment, channels, weighted, config.seed),
+            config.batch, config.workers, config.seed, ranks,
+        )
+        self.steps_per_epoch = -(-len(self.loader) // config.accumulate)
+        self.progress, self.clock, self.stop = Progress(), Clock(), Stop(display.note)
+        self.session = Session(writes, config, self.contents, self.device, display.warn)
+        self.idle = False  # between steps, where stopping loses nothing
+        if resume:
+            restore(self, resume)
+
+    def build_model(self, resume: checkpoint.Checkpoint | None) -> None:
+        """The network on its device, as all processes train it."""
+        config = self.config
         if resume:  # from the file alone: nothing is downloaded again
             self.model, self.build = checkpoint.model_of(resume), resume.build
             self.normalised_by = "the run"
         else:
-            self.model, self.build = network(
-                config, self.labels.num_classes, self.train_source.channels, display.note
-            )
+            channels = self.train_source.channels
+            self.model, self.build = network(config, self.labels.num_classes, channels, self.display.note)
             self.normalised_by = "weights" if registry.normalisation(self.model) else "data"
         self.aux_weights = cast(tuple[float, ...], self.model.aux_weights)
-        self.preprocess = resume.preprocess if resume else self.choose_preprocess(augment.tile)
+        freeze(self.model, config)
         self.model.to(self.device).to(memory_format=torch.channels_last)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
-        self.optimizer = make_optimizer(self.model, config)
-        self.loader = TrainLoader(
-            TrainSet(
-                self.train_source, augment, self.preprocess.channels, self.criterion.needs_weight, config.seed
-            ),
-            config.batch, config.workers, config.seed,
-        )
-        self.steps_per_epoch = -(-len(self.loader) // config.accumulate)
-        self.progress = Progress()
-        self.images = 0  # trained on since the last validation
-        sources = self.train_source, self.val_source
-        self.session = Session(out, config, sources, self.device, display.warn)
-        self.interrupted = self.fetching = False
-        if resume:
-            self.restore(resume)
+        if config.grad_checkpoint:
+            recompute(self.model)
+        if config.compile:
+            self.model.compile()
+        self.parallel = Parallel(self.model, self.ranks, self.device, config.shard, config.sync_bn)
+        self.model = self.parallel.model
 
     # ------------------------------------------------------------------ the run
 
     def fit(self) -> None:
         """Train to the last epoch, validating and saving after each.  Raises Interrupted, InputError."""
         done = self.progress.step
-        open_folder(self.out, self.config)
+        with Lock(self.out if self.ranks.chief else None), self.stop:
+            if self.ranks.chief:
+                open_folder(self.out, self.config)
+                content.write(self.out, self.contents)
+            with self.session, self.logs.after(self.progress.epoch):
+                self.train(done)
+
+    def train(self, done: int) -> None:
+        """What is left after `done` steps."""
         self.display.begin(self.config.epochs, self.steps_per_epoch, done)
         try:
-            with self.catch_signals(), self.session, self.logs.after(self.progress.epoch):
-                if not done:
-                    self.save("last.pt")  # a run killed in its first epoch, or that diverges there, can go on
-                while self.progress.epoch < self.config.epochs and not self.out_of_patience():
-                    began = time.monotonic()
-                    loss = self.train_epoch()
-                    trained = time.monotonic()
-                    scores = self.evaluate()
-                    self.finish_epoch(loss, scores, trained - began, time.monotonic() - trained)
+            if not done:
+                save(self, "last.pt")  # a run killed or diverging in its first epoch can go on
+            while self.progress.epoch < self.config.epochs and not self.out_of_patience():
+                loss = self.train_epoch()
+                began = time.monotonic()
+                scores = self.evaluate()
+                self.finish_epoch(loss, scores, time.monotonic() - began)
+            if isinstance(self.val_source, Cached):
+                self.display.note(f"cache: {self.val_source.cache}")
         except (Interrupted, RuntimeError) as e:
-            if not self.interrupted:
-                raise
-            if not (isinstance(e, Interrupted) or self.fetching):  # not between steps: no state to save
-                raise
-            self.save("last.pt")  # the signal may have taken a worker along
-            raise Interrupted from e
+            self.give_up(e)
         finally:
             self.display.end()
 
@@ -142,54 +183,82 @@ class Trainer:
         """The rest of the current epoch; returns its mean loss."""
         p, config = self.progress, self.config
         batches = self.loader.epoch(p.epoch, p.batch)
-        self.model.train()
-        while True:
-            began = time.monotonic()
-            self.fetching = True
-            group = list(islice(batches, config.accumulate))
-            self.fetching = False
-            if not group:
-                break
-            loss = self.step(group)
+        training_mode(self.model, config)
+        began = time.monotonic()
+        while group := self.fetch(batches):
+            fetched = time.monotonic()
+            p.loss += self.step(group)
             p.step, p.steps_in_epoch, p.batch = p.step + 1, p.steps_in_epoch + 1, p.batch + len(group)
-            p.loss += loss
-            images = sum(len(b.names) for b in group)
-            self.images += images
+            images = config.batch * len(group)
+            images -= max(0, p.batch * config.batch - len(self.train_source))  # the last batch may be smaller
             self.session.images += images
-            speed = images / (time.monotonic() - began)
+            speed = images / self.clock.tick(began, fetched, time.monotonic(), images)
+            began = time.monotonic()
             self.display.step(p.epoch + 1, p.step, p.loss / p.steps_in_epoch, self.lr(p.step - 1), speed)
-            if self.interrupted:
+            if config.save_every and p.step % config.save_every == 0:
+                save(self, "last.pt")
+            if self.stop.asked and self.ranks.size == 1:
                 raise Interrupted
         return p.loss / p.steps_in_epoch
+
+    def fetch(self, batches: Iterator[Batch]) -> list[Batch]:
+        """Our part of the next step; [] at the end.  All processes stop here when one of them must."""
+        problem, group = "", list[Batch]()
+        self.idle = True
+        try:
+            group = list(islice(batches, self.config.accumulate))
+        except RuntimeError as e:
+            if self.stop.asked:  # the signal may have taken a worker along
+                raise Interrupted from e
+            problem = f"a process that loads data died ({str(e).splitlines()[0]}); try fewer --workers"
+        for wrong in (wrong for batch in group for wrong in batch.bad):
+            self.progress.bad += 1
+            if self.progress.bad > self.config.max_bad:
+                problem = problem or wrong
+            else:
+                self.display.warn(f"left out: {wrong}")
+                self.session.images -= 1
+        self.agree(problem)
+        self.idle = False
+        return group
 
     # ------------------------------------------------------------------ the training step
 
     def step(self, group: list[Batch]) -> float:
         """One optimizer step over `accumulate` batches; returns the loss.
 
-        The loss's denominators (pixels, image-class pairs) are summed over the group first, so that the
-        step equals that of one large batch.
+        The loss's denominators (pixels, image-class pairs) are summed over the group and the processes
+        first, so that the step equals that of one large batch.
         """
         inputs = [self.to_device(batch) for batch in group]
-        denominators = torch.stack([self.criterion.denominators(target) for _, target in inputs]).sum(0)
+        counts = [bool(batch.names) for batch in group]  # a ghost does not
+        shares = [self.criterion.denominators(t) * c for (_, t), c in zip(inputs, counts, strict=True)]
+        denominators = self.ranks.sum(torch.stack(shares).sum(0))
 
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
-        for x, target in inputs:
-            with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-                output = self.model(x)
-            part = losses.total(self.criterion, output, self.aux_weights, target, denominators)
-            self.scaler.scale(part).backward()
+        for i, (batch, (x, target)) in enumerate(zip(group, inputs, strict=True), 1):
+            if not self.config.compile:  # a compiled network draws from the run's own generator
+                draw_by_sample(self.model, batch.seeds, self.device)
+            with self.parallel.step(last=i == len(group)):
+                with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+                    output: Output = self.parallel(x)
+                part = losses.total(self.criterion, output, self.aux_weights, target, denominators)
+                part = part * counts[i - 1]
+                self.scaler.scale(self.parallel.summed(part)).backward()
             loss += part.detach()
+        loss = self.ranks.sum(loss)
         self.check_finite("loss", loss, group)
 
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
+        clip = self.config.clip or math.inf
+        norm = cast(Tensor, whole(nn.utils.clip_grad_norm_(self.model.parameters(), clip)))
         if not self.scaler.is_enabled():  # fp16's scaler skips the step and lowers its scale by itself
             self.check_finite("norm of the gradient", norm, group)
         set_rate(self.optimizer, self.lr(self.progress.step))
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.average.update()
         return loss.item()
 
     # ------------------------------------------------------------------ its parts
@@ -210,110 +279,103 @@ class Trainer:
     def check_finite(self, what: str, value: Tensor, group: list[Batch]) -> None:
         """Stop before the optimizer spoils the weights."""
         if not torch.isfinite(value):
-            names = ", ".join(name for batch in group for name in batch.names)
-            step, epoch, last = self.progress.step, self.progress.epoch, self.out / "last.pt"
-            raise InputError(
-                f"the {what} is {value.item()} at step {step + 1} (learning rate {self.lr(step):.3g}, images "
-                f"{names}). {last} is from before, after epoch {epoch}: look at these images, or start "
-                f"anew from it with --weights {last} and a lower --lr or --amp off"
-            )
+            raise InputError(finite.explain(self, what, value.item(), group))
 
+    def agree(self, problem: str = "") -> None:
+        """Raise in all processes what one of them has to raise: a problem, or the wish to stop."""
+        problems = self.ranks.gather((problem, self.stop.asked))
+        if said := [what for what, _ in problems if what]:
+            raise Agreed(f"{said[0]}; then go on with --resume {self.out}")
+        if self.ranks.size > 1 and any(asked for _, asked in problems):
+            self.stop.asked = True
+            raise Interrupted
+
+    @torch.no_grad()
     def evaluate(self) -> Scores:
-        """Scores over the validation images, each at its label's own resolution; draws the first few."""
-        predictor = Predictor(self.model.eval(), self.labels, self.preprocess, self.device, self.amp)
-        scores, drawn = Scores(self.labels), []
-        self.fetching = True  # validating changes nothing that is saved
-        for i, sample in enumerate(whole_images(self.val_source, self.config.workers)):
-            if self.interrupted:
-                raise Interrupted
-            mask = predictor(sample.image)
-            scores.add(sample.name, count(mask, sample.mask, self.labels))
-            if i < SAMPLES:
-                drawn.append(pictures.panel(sample.image, sample.mask, mask, self.labels, sample.name))
-        self.logs.draw(predictor, self.val_source)
-        self.fetching = False
-        path = self.out / "samples" / f"epoch_{self.progress.epoch + 1:04d}.png"
-        pictures.write_png(path, pictures.grid(drawn, columns=1))
+        """Scores over the validation images, each at its label's own resolution; draws the first few.
+
+        Each process takes every n-th image; all of them know the scores of all.
+        """
+        problem, found = "", list[Found]()
+        self.idle = True  # validating changes nothing that is saved
+        try:
+            with self.average.swapped(), self.parallel.apart() as model:
+                predictor = Predictor(model, self.labels, self.preprocess, self.device, self.amp, ready=True)
+                for one in score(predictor, self.val_source, self.config.workers, self.ranks):
+                    if self.stop.asked and self.ranks.size == 1:
+                        raise Interrupted
+                    found.append(one)
+                if self.ranks.chief:
+                    self.logs.draw(predictor, self.val_source)
+        except InputError as e:
+            problem = str(e)
+        self.agree(problem)
+        scores, panels = gathered(found, self.labels, self.ranks)
+        if self.ranks.chief:
+            path = self.out / "samples" / f"epoch_{self.progress.epoch + 1:04d}.png"
+            pictures.write_png(path, pictures.grid(panels, columns=1))
+        self.idle = False
         return scores
 
-    def finish_epoch(self, loss: float, scores: Scores, training_s: float, validation_s: float) -> None:
+    def finish_epoch(self, loss: float, scores: Scores, validation_s: float) -> None:
         """Log, then checkpoint: a kill in between repeats the epoch, see `truncate_logs`."""
-        p = self.progress
-        p.epoch, p.batch, p.loss, p.steps_in_epoch = p.epoch + 1, 0, 0.0, 0
+        p, clock = self.progress, self.clock
+        p.epoch, p.batch, p.loss, p.steps_in_epoch, p.bad = p.epoch + 1, 0, 0.0, 0, 0
         score = -1.0 if math.isnan(scores.score) else scores.score  # nan: no class is anywhere
         best = score > p.best or p.best_epoch == 0
         if best:
             p.best, p.best_epoch = score, p.epoch
-        log(self.out / "metrics.jsonl", {
-            "epoch": p.epoch, "step": p.step, "lr": self.lr(p.step - 1), "loss": loss,
-            "val": scores.to_dict(),
-        })
-        log(self.out / "timing.jsonl", {
-            "epoch": p.epoch, "training_s": round(training_s, 3), "validation_s": round(validation_s, 3),
-            "images_per_s": round(self.images / training_s, 3),
-        })
-        self.logs.epoch(p.epoch, loss, self.lr(p.step - 1), self.images / training_s, scores)
-        self.session.write()
-        self.images = 0
+        if self.ranks.chief:
+            log(self.out / "metrics.jsonl", {
+                "epoch": p.epoch, "step": p.step, "lr": self.lr(p.step - 1), "loss": loss,
+                "val": scores.to_dict(),
+            })
+            seconds = max(clock.waiting + clock.computing, 1e-6)
+            log(self.out / "timing.jsonl", {
+                "epoch": p.epoch, "training_s": round(seconds, 3), "waiting_s": round(clock.waiting, 3),
+                "computing_s": round(clock.computing, 3), "validation_s": round(validation_s, 3),
+                "images_per_s": round(clock.images / seconds, 3), "processes": self.ranks.size,
+            })
+            self.logs.epoch(p.epoch, loss, self.lr(p.step - 1), clock.images / seconds, scores)
+            self.session.write()
         if best:
-            self.save("best.pt")
-        self.save("last.pt")
+            save(self, "best.pt")
+        save(self, "last.pt")
         self.display.validation(p.epoch, loss, scores, best)
+        self.display.waited(clock.waiting, clock.computing)
+        self.clock = Clock()
 
     def out_of_patience(self) -> bool:
         """No better score for `patience` epochs."""
         p = self.progress
         return self.config.patience > 0 and p.epoch - p.best_epoch >= self.config.patience
 
-    def describe(self, origins: dict[str, str]) -> list[tuple[str, str, str]]:
-        """The resolved configuration as (name, value, where it came from), then what the data decided."""
-        config = {**self.config.to_dict(), "loss": self.criterion.spec, "task": self.labels.task}
-        rows = [(name, plain(value), origins.get(name, "default")) for name, value in config.items()]
-        parameters = sum(p.numel() for p in self.model.parameters())
-        precision = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.amp]
-        return [
-            *rows,
-            ("classes", f"{self.labels.num_classes}: {', '.join(self.labels.names)}", "data"),
-            ("images", f"{len(self.train_source)} to train, {len(self.val_source)} to validate", "data"),
-            ("input", self.preprocess.describe(), self.normalised_by),
-            ("parameters", f"{parameters:,}", "model"),
-            ("runs on", f"{self.device}, {precision}", "machine"),
-        ]
-
-    def save(self, name: str) -> None:
-        """The whole run as one file in the run folder."""
-        state = checkpoint.Checkpoint(
-            arch=self.config.arch, build=self.build, labels=self.labels, preprocess=self.preprocess,
-            model=self.model.state_dict(), config=self.config.to_dict(),
-            training={
-                "progress": asdict(self.progress),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "rng": checkpoint.rng_state(),
-                "data": fingerprint(self.train_source, self.val_source),
-            },
-        )
-        checkpoint.write(self.out / name, state)
-
-    def restore(self, state: checkpoint.Checkpoint) -> None:
-        """Take up the run where `state` was saved."""
-        if state.training["data"] != fingerprint(self.train_source, self.val_source):
+    def give_up(self, e: Interrupted | RuntimeError) -> None:
+        """Save what can be saved and raise what people can read; a bug keeps its trace."""
+        if isinstance(e, RuntimeError) and self.ranks.size > 1 and lost(e):
+            where = f"process {self.ranks.rank} of {self.ranks.size} lost the others"
             raise InputError(
-                f"{self.config.data}: not the data this run was started with (other files or classes); "
-                f"put them back, or start a new run with --weights {self.out / 'last.pt'}"
-            )
-        try:
-            self.optimizer.load_state_dict(state.training["optimizer"])
-        except ValueError as e:
-            raise InputError(
-                f"{self.out / 'last.pt'}: its optimizer steps other parameters than this version of zoo; "
-                f"resume with the version that saved it, or start a new run with --weights "
-                f"{self.out / 'last.pt'}"
+                f"{where} at step {self.progress.step + 1} ({str(e).splitlines()[0][:120]}); "
+                f"{self.out / 'last.pt'} is whole: go on with --resume {self.out}"
             ) from e
-        self.scaler.load_state_dict(state.training["scaler"])
-        self.progress = Progress(**state.training["progress"])
-        checkpoint.set_rng_state(state.training["rng"])
-        truncate_logs(self.out, self.progress.epoch)
+        if isinstance(e, RuntimeError) and does_not_fit(e):
+            raise InputError(self.too_large()) from e
+        if self.stop.asked and (isinstance(e, Interrupted) or self.idle):
+            save(self, "last.pt")
+            raise Interrupted from e
+        raise e
+
+    def too_large(self) -> str:
+        """What to do when a step ran out of memory: the largest batch that would fit."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        what = f"--batch {self.config.batch} does not fit into the memory of {self.device}"
+        try:
+            most = largest_batch(self.config, self.ranks, lambda line: None)
+            return f"{what}; the largest that would is {most}"
+        except InputError as e:
+            return f"{what}: {e}"
 
     def choose_preprocess(self, tile: bool) -> Preprocess:
         """The normalisation that belongs to the weights, else the training images' own."""
@@ -321,26 +383,3 @@ class Trainer:
         registry.check_size(self.model, self.config.size)
         mean, std = registry.normalisation(self.model) or statistics(self.train_source, channels)
         return Preprocess(channels, mean, std, self.config.size, tile)
-
-    @contextmanager
-    def catch_signals(self) -> Iterator[None]:
-        """Ctrl-C or SIGTERM: finish the step, save, stop; a second one stops at once."""
-
-        def first(number: int, frame: object) -> None:
-            self.interrupted = True
-            signal.signal(number, signal.default_int_handler)
-            with suppress(OSError, RuntimeError, SystemExit):  # a pipe may have gone with the same Ctrl-C
-                self.display.note("stopping and saving after this step; once more stops at once")
-
-        before = {n: signal.signal(n, first) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def fingerprint(*sources: Source) -> int:
-    """A number that changes when the names of a source's samples, their order or its classes do."""
-    words = [[s.labels.task, *s.labels.names, *(s.name(i) for i in range(len(s)))] for s in sources]
-    return zlib.crc32(json.dumps(words).encode())

@@ -15,8 +15,9 @@ from math import ceil
 
 from torch import Tensor, nn
 
+from zoo.dropout import StochasticDepth
 from zoo.encoders.encoder import Encoder, Strides, check_depth
-from zoo.layers import SqueezeExcite, StochasticDepth, conv_bn, nearest_multiple
+from zoo.layers import SqueezeExcite, conv_bn, nearest_multiple, recomputable
 
 STEM = 32  # channels of stage 1
 STAGES = (  # Table 1, stages 2 to 8: (expansion, kernel, stride, channels, layers)
@@ -57,6 +58,7 @@ def scaled_depth(layers: int, coefficient: float) -> int:
     return ceil(layers * coefficient)
 
 
+@recomputable
 class MBConv(nn.Module):
     """Table 1's operator, from MobileNetV2: y = x + F(x), where the shape stays, else y = F(x).
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.encoders.encoder import Encoder, check_depth, check_undilated
 from zoo.encoders.resnet import BasicBlock, Bottleneck
-from zoo.layers import resize
+from zoo.layers import recomputable, resize
 
 VARIANTS = {  # the number is w
     "hrnet_w18": dict(width=18),
@@ -44,6 +44,7 @@ def f(i: int, j: int, widths: tuple[int, ...]) -> nn.Module:
     return nn.Sequential(*halvings, conv3x3(widths[j], widths[i], 2, relu=False))
 
 
+@recomputable
 class ModularizedBlock(nn.Module):
     """Sec. 3.4: residual units in every branch, then Fig. 3: each output from all branches.
 

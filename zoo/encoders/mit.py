@@ -15,9 +15,10 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.dropout import StochasticDepth
 from zoo.encoders.encoder import Encoder, check_depth, check_undilated
 from zoo.errors import InputError
-from zoo.layers import StochasticDepth
+from zoo.layers import recomputable
 
 VARIANTS = {  # Table 6
     "mit_b0": dict(widths=(32, 64, 160, 256),  depths=(2, 2, 2, 2)),
@@ -115,6 +116,7 @@ class MixFFN(nn.Module):
         return self.fc2(F.gelu(self.dwconv(self.fc1(x))))
 
 
+@recomputable
 class Block(nn.Module):
     """Fig. 2: efficient self-attention, then Mix-FFN, each on normed tokens and added to its input."""
 

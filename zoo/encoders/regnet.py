@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.encoders.encoder import Encoder, Strides, check_depth
-from zoo.layers import SqueezeExcite, conv_bn, nearest_multiple
+from zoo.layers import SqueezeExcite, conv_bn, nearest_multiple, recomputable
 
 STEM = 32  # channels of the stem, in all of them
 
@@ -58,6 +58,7 @@ def stages(d: int, w: tuple[float, float, float], group_width: int) -> list[tupl
     return found
 
 
+@recomputable
 class XBlock(nn.Module):
     """Fig. 4: y = relu(x + f(x)), f of 1×1, 3×3 in groups, 1×1, all `channels` wide (bottleneck ratio 1).
 

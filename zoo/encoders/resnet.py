@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.encoders.encoder import Encoder, Strides, check_depth
+from zoo.layers import recomputable
 
 VARIANTS = {  # Table 1 of ResNet; Table 1 of ResNeXt; "s" has PSPNet's stem of three 3×3 convolutions
     "resnet18":         dict(layers=(2, 2, 2, 2),  bottleneck=False),
@@ -41,6 +42,7 @@ def projection(in_channels: int, channels: int, stride: int) -> nn.Sequential | 
     return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
 
 
+@recomputable
 class BasicBlock(nn.Module):
     """Fig. 5 left: y = relu(F(x) + x), F two 3×3 convolutions."""
 
@@ -59,6 +61,7 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(y)) + shortcut)
 
 
+@recomputable
 class Bottleneck(nn.Module):
     """Fig. 5 right: y = relu(F(x) + x), F of 1×1 down to `middle`, 3×3 in `groups`, 1×1 up to `channels`."""
 

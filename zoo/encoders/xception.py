@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.encoders.encoder import Encoder, Strides, check_depth
-from zoo.layers import SeparableConv
+from zoo.layers import SeparableConv, recomputable
 
 # Fig. 4 is xception65; the others are in the authors' code.  entry: (channels, stride) of each module;
 # middle: how many follow.  The names count convolutions: two in the stem and three a module.
@@ -34,6 +34,7 @@ def conv_bn(in_channels: int, channels: int, kernel: int, stride: int) -> nn.Seq
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(channels, EPS)))
 
 
+@recomputable
 class XceptionModule(nn.Module):
     """Fig. 4: three separable convolutions, of which the third has the stride, and a shortcut around them.
 

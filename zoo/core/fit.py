@@ -1,0 +1,115 @@
+"""How large a batch fits into memory: measured on a throwaway copy of the run, in a process of its own."""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zoo import registry
+from zoo.core import losses
+from zoo.core.config import TrainConfig
+from zoo.core.dataset import open_run
+from zoo.core.device import resolve_amp, resolve_device
+from zoo.core.masks import Labels, mask_dtype
+from zoo.core.memory import recompute
+from zoo.core.network import freeze, network, training_mode
+from zoo.core.optimizer import make_optimizer
+from zoo.core.ranks import Ranks
+from zoo.errors import InputError
+
+SPARE = 0.9  # of the memory that is free: what the estimate may take
+TRIED = (1, 3)  # batches that the line of memory over batch is drawn through
+MEBI = 2**20
+
+
+def largest_batch(config: TrainConfig, ranks: Ranks, say: Callable[[str], None]) -> int:
+    """The largest batch of all `ranks` for which a training step of `config` fits into memory.
+
+    Raises InputError where not even one image does.
+    """
+    train, _ = open_run(config)
+    channels = 3 if config.encoder else train.channels
+    device = resolve_device(config.device, ranks.local)
+    sharing = 1 if device.type == "cuda" else ranks.size  # processes in one memory
+    free = free_memory(device) / sharing
+    has = f"{device} has {free / MEBI:.0f} MiB free"
+    few, more = (peak(config, train.labels, channels, n, str(device)) for n in TRIED)
+    if few is None or few > free:
+        raise InputError(f"not even one image fits: {has}; choose a smaller --size, or --grad-checkpoint")
+    if more is None:
+        return TRIED[0] * ranks.size
+    slope = max(1.0, (more - few) / (TRIED[1] - TRIED[0]))
+    fits = TRIED[0] + int(max(0.0, SPARE * free - few) // slope)
+    batch = min(fits * ranks.size, len(train))
+    say(f"batch {batch}: an image takes {slope / MEBI:.0f} MiB, {has}")
+    return batch
+
+
+def does_not_fit(e: RuntimeError) -> bool:
+    """Whether torch ran out of memory."""
+    return isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that this process could still take."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return kibibytes("/proc/meminfo", "MemAvailable") * 1024
+
+
+def kibibytes(file: str, word: str) -> float:
+    """What Linux says there.  Raises InputError on other systems."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path(file).read_text().splitlines())
+        return float(lines[word].split()[0])
+    except (OSError, KeyError) as e:
+        raise InputError("--batch auto: this system tells not how much memory is free; give a number") from e
+
+
+def peak(config: TrainConfig, labels: Labels, channels: int, n: int, device: str) -> float | None:
+    """Bytes at most in use during two training steps on `n` images; None if they did not fit."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        try:
+            return executor.submit(steps, config, labels, channels, n, device).result()
+        except (BrokenProcessPool, MemoryError, torch.OutOfMemoryError):
+            return None
+
+
+def steps(config: TrainConfig, labels: Labels, channels: int, n: int, where: str) -> float:
+    """The child's part of `peak`."""
+    device, margin = torch.device(where), registry.margin(registry.architecture(config.arch))
+    before = used(device)
+    bare = replace(config, pretrained=False, weights=None)
+    model, _ = network(bare, labels.num_classes, channels, lambda line: None)
+    freeze(model, config)
+    model.to(device).to(memory_format=torch.channels_last)
+    if config.grad_checkpoint:
+        recompute(model)
+    training_mode(model, config)
+    optimizer, amp = make_optimizer(model, config), resolve_amp(config.amp, device)
+    criterion = losses.Criterion(config.loss or losses.default_loss(labels.task), labels)
+    h, w = config.size
+    for _ in range(2):  # the optimizer's moments come with the first
+        x = torch.rand(n, channels, h + 2 * margin, w + 2 * margin, device=device)
+        mask = torch.from_numpy(np.zeros((n, h, w), mask_dtype(labels))).to(device)
+        weight = torch.ones(n, h, w, device=device) if criterion.needs_weight else None
+        target = losses.make_target(mask, labels, weight)
+        with torch.autocast(device.type, amp, enabled=amp is not None):
+            output = model(x.contiguous(memory_format=torch.channels_last))
+        losses.total(criterion, output, model.aux_weights, target).backward()  # type: ignore[arg-type]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return used(device) - before
+
+
+def used(device: torch.device) -> float:
+    """Bytes in use, at most until now."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_reserved(device))
+    # not getrusage's word, which a process inherits from the one that starts it
+    return kibibytes("/proc/self/status", "VmHWM") * 1024

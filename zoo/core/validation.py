@@ -1,0 +1,45 @@
+"""Scoring a network on validation data, the images shared out among the processes."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from zoo.core import pictures
+from zoo.core.dataset import Source
+from zoo.core.loader import whole_images
+from zoo.core.masks import Labels
+from zoo.core.metrics import Scores, count
+from zoo.core.predictor import Predictor
+from zoo.core.ranks import Ranks
+
+SAMPLES = 4  # images drawn after each epoch
+
+
+class Found(NamedTuple):
+    """Image `i` of the source: its `metrics.count`, and a panel to look at if it is one of the first."""
+
+    i: int
+    name: str
+    counts: np.ndarray
+    panel: np.ndarray | None
+
+
+def score(predictor: Predictor, source: Source, workers: int, ranks: Ranks) -> Iterator[Found]:
+    """Our share of `source`, every n-th image: no image twice, whatever their number."""
+    ours = range(ranks.rank, len(source), ranks.size)
+    for i, sample in zip(ours, whole_images(source, workers, ours), strict=True):
+        mask, panel = predictor(sample.image), None
+        if i < SAMPLES:
+            panel = pictures.panel(sample.image, sample.mask, mask, source.labels, sample.name)
+        yield Found(i, sample.name, count(mask, sample.mask, source.labels), panel)
+
+
+def gathered(found: list[Found], labels: Labels, ranks: Ranks) -> tuple[Scores, list[np.ndarray]]:
+    """The scores of all images in the source's order, and the panels; the same in every process."""
+    scores, panels = Scores(labels), []
+    for one in sorted((one for share in ranks.gather(found) for one in share), key=lambda one: one.i):
+        scores.add(one.name, one.counts)
+        if one.panel is not None:
+            panels.append(one.panel)
+    return scores, panels
