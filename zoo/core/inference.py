@@ -25,7 +25,7 @@ import numpy as np
 from zoo.core import pictures
 from zoo.core.files import write_bytes
 from zoo.core.images import SUFFIXES, read_image
-from zoo.core.masks import Labels, rle_encode
+from zoo.core.masks import Labels, class_plane, rle_encode
 from zoo.core.predictor import Predictor
 from zoo.errors import InputError
 
@@ -192,14 +192,6 @@ class RunLengths:
 
     def _error(self, e: OSError) -> InputError:
         return InputError(f"--csv {self.path}: cannot write ({e.strerror}); free space or name another file")
-
-
-def class_plane(mask: np.ndarray, labels: Labels, k: int) -> np.ndarray:
-    """Where (H, W) a mask in memory form has class k."""
-    if labels.task == "multilabel":
-        plane: np.ndarray = (mask & (1 << k)) != 0
-        return plane
-    return mask == (1 if labels.task == "binary" else k)
 
 
 def file_values(mask: np.ndarray, labels: Labels) -> np.ndarray:
