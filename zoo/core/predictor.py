@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +68,13 @@ class Predictor:
         were.  Raises InputError."""
         where = resolve_device(device)
         precision = resolve_amp(amp, where)
-        state = checkpoint.read(path)
+        return cls.of(checkpoint.read(path), where, precision)
+
+    @classmethod
+    def of(cls, state: checkpoint.Checkpoint, device: torch.device, amp: torch.dtype | None) -> Predictor:
+        """The predictor of a checkpoint that was read."""
         model, decision = fold(checkpoint.model_of(state)), Decision.of(state.labels, state.thresholds)
-        return cls(model, state.labels, state.preprocess, where, precision, decision=decision)
+        return cls(model, state.labels, state.preprocess, device, amp, decision=decision)
 
     @torch.no_grad()  # not inference_mode: the trainer goes on training this very model
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -80,19 +85,25 @@ class Predictor:
         for y, x, logits, size in self.parts(image):
             part = harden(logits, self.labels, size, self.decision)
             inside = slice(y, y + size[0]), slice(x, x + size[1])
-            mask[inside] = part.cpu().numpy()[: mask.shape[0] - y, : mask.shape[1] - x]
+            mask[inside] = part.cpu().numpy()
             if second is not None:
-                other = runner_up(logits, part).cpu().numpy()
-                second[inside] = other[: mask.shape[0] - y, : mask.shape[1] - x]
+                second[inside] = runner_up(logits, part).cpu().numpy()
         return self.decision.filtered(mask, self.labels, second)
 
     def parts(self, image: np.ndarray) -> Iterator[tuple[int, int, Tensor, tuple[int, int]]]:
-        """(top, left, logits (K, h, w), size that they are to be resized to): the whole image, or `tiles`."""
-        if self.preprocess.tile:
-            for y, x, logits in self.tiles(image):
-                yield y, x, logits, (logits.shape[1], logits.shape[2])
-        else:
-            yield 0, 0, self.whole(image), (image.shape[0], image.shape[1])
+        """(top, left, logits (K, h, w), size they are to be resized to), each pixel of the image once.
+
+        The whole image is one part; of overlapping tiles the later one has the pixels.
+        """
+        (H, W), (h, w), m = image.shape[:2], self.preprocess.size, self.margin
+        if not self.preprocess.tile:
+            yield 0, 0, self.whole(image), (H, W)
+            return
+        rows, columns = (tiling(n, t, self.sizes, m)[1] for n, t in ((H, h), (W, w)))
+        bottom, right = dict(pairwise([*rows, H])), dict(pairwise([*columns, W]))
+        for y, x, logits in self.tiles(image):
+            size = bottom[y] - y, right[x] - x
+            yield y, x, logits[:, : size[0], : size[1]], size
 
     def whole(self, image: np.ndarray) -> Tensor:
         """The logits (K, h, w) of the image resized to the model's size."""
