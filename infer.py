@@ -34,8 +34,18 @@ def parser() -> argparse.ArgumentParser:
                        help="run lengths, a row an image and class: image_name,class,rle")
     files.add_argument("--rle-order", choices=("C", "F"), default="C",
                        help="run along rows (C) or columns (F, as COCO and Kaggle) (default: C)")
+    files.add_argument("--coco", metavar="FILE", type=Path,
+                       help="run lengths in the COCO format, packed as pycocotools has them")
     files.add_argument("--planes", action="store_true", help="a PNG for each class as well (0 and 255)")
     files.add_argument("--no-overlays", action="store_true", help="leave the overlays out")
+    decision = p.add_argument_group("decision", "values for all classes, or CLASS=VALUE; several may follow")
+    decision.add_argument("--thresholds", metavar="P", nargs="+", default=[],
+                          help="probability above which a pixel has a class (default: those that train.py "
+                          "--fit-thresholds kept in the checkpoint, else 0.5)")
+    decision.add_argument("--min-area", metavar="N", nargs="+", default=[],
+                          help="take away connected components of fewer pixels (default: 0)")
+    decision.add_argument("--largest", metavar="CLASS", nargs="*",
+                          help="keep only the largest connected component of these classes, or of all")
     machine = p.add_argument_group("machine")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     machine.add_argument("--amp", default="auto", choices=("auto", "bf16", "fp16", "off"),
@@ -89,10 +99,14 @@ def main(argv: list[str] | None = None) -> int:
     console, errors = Console(), Console(stderr=True)
     try:
         predictor = Predictor.from_checkpoint(args.checkpoint, args.device, args.amp)
+        predictor.decision = predictor.decision.asked(
+            predictor.labels, args.thresholds, args.min_area, args.largest
+        )
         items = find_images(args.input, args.out)
         writer = Writer(
             args.out, predictor.labels,
-            csv_file=args.csv, rle_order=args.rle_order, planes=args.planes, overlays=not args.no_overlays,
+            csv_file=args.csv, rle_order=args.rle_order, coco_file=args.coco,
+            planes=args.planes, overlays=not args.no_overlays,
         )
     except InputError as e:
         say(errors, f"infer.py: {e}")
@@ -114,7 +128,8 @@ def main(argv: list[str] | None = None) -> int:
     for failure in said.failures:
         say(errors, f"failed: {failure}")
     folders = ["masks", *(["planes"] if args.planes else []), *([] if args.no_overlays else ["overlays"])]
-    places = ", ".join([str(args.out / folder) for folder in folders] + ([str(args.csv)] if args.csv else []))
+    files = [str(file) for file in (args.csv, args.coco) if file]
+    places = ", ".join([str(args.out / folder) for folder in folders] + files)
     written = said.done - len(said.failures)
     say(console, f"{written} of {len(items)} images written to {places} ({said.speed():.2f} images/s)")
     return status or (1 if said.failures else 0)

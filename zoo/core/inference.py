@@ -8,16 +8,14 @@
 NAME is the image's path below the input folder, without its suffix.
 """
 
-import csv
 import io
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
 import cv2
 import numpy as np
@@ -25,8 +23,9 @@ import numpy as np
 from zoo.core import pictures
 from zoo.core.files import write_bytes
 from zoo.core.images import SUFFIXES, read_image
-from zoo.core.masks import Labels, class_plane, rle_encode
+from zoo.core.masks import Labels, class_plane
 from zoo.core.predictor import Predictor
+from zoo.core.runs import CocoFile, RunLengths
 from zoo.errors import InputError
 
 FOLDERS = ("masks", "planes", "overlays")
@@ -101,6 +100,7 @@ class Writer:
     """Writes the results of images under the folder `out`; as a context manager it finishes the csv file.
 
     csv_file: run lengths of every image and class, in `rle_order` ("C": row by row, "F": column by column).
+    coco_file: those that are not empty, as the COCO format has them.
     """
 
     def __init__(
@@ -110,6 +110,7 @@ class Writer:
         *,
         csv_file: Path | None = None,
         rle_order: str = "C",
+        coco_file: Path | None = None,
         planes: bool = False,
         overlays: bool = True,
     ):
@@ -118,7 +119,11 @@ class Writer:
         if (out / "images").is_dir() and (out / "masks").is_dir():
             raise InputError(f"--out {out}: is a data set, whose masks would be lost; choose another folder")
         pictures.make_folder(out)
-        self.csv = RunLengths(csv_file, labels, rle_order) if csv_file else None
+        self.runs: list[RunLengths | CocoFile] = []
+        if coco_file:
+            self.runs.append(CocoFile(coco_file, labels))
+        if csv_file:
+            self.runs.append(RunLengths(csv_file, labels, rle_order))
 
     def __enter__(self) -> "Writer":
         return self
@@ -126,8 +131,9 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.csv:
-            self.csv.close()
+        with ExitStack() as stack:  # both, even if the first cannot be written
+            for file in self.runs:
+                stack.callback(file.close)
 
     def write(self, item: Item, image: np.ndarray, mask: np.ndarray) -> None:
         """All files of one image.  Raises InputError where one cannot be written."""
@@ -146,52 +152,8 @@ class Writer:
         if self.overlays:
             picture = pictures.overlay(image, mask, self.labels)
             pictures.write_png(self.out / "overlays" / f"{item.name}.png", picture)
-        if self.csv:
-            self.csv.add(item.label, mask)
-
-
-class RunLengths:
-    """The csv file of the hand-bone competition: `image_name,class,rle`, a row for each image and class.
-
-    Rows go to a temporary file beside `path`, which `close` renames: what was there stays until then.
-    """
-
-    def __init__(self, path: Path, labels: Labels, order: str):
-        if path.is_dir():
-            raise InputError(f"--csv {path}: is a folder; give a file name")
-        pictures.make_folder(path.parent)
-        self.path, self.labels, self.order = path, labels, order
-        self.temporary = path.with_name(path.name + ".tmp")
-        try:
-            self.file: TextIO = open(self.temporary, "w", encoding="utf-8", newline="")  # noqa: SIM115
-        except OSError as e:
-            raise self._error(e) from e
-        self.rows = csv.writer(self.file, lineterminator="\n")
-        self.rows.writerow(["image_name", "class", "rle"])
-
-    def add(self, image_name: str, mask: np.ndarray) -> None:
-        """The rows of one image, all or, if the disk refuses them, InputError."""
-        labels = self.labels
-        rows = [
-            [image_name, name, rle_encode(class_plane(mask, labels, k), self.order)]
-            for k, name in enumerate(labels.names)
-        ]
-        try:
-            self.rows.writerows(rows)
-        except OSError as e:
-            raise self._error(e) from e
-
-    def close(self) -> None:
-        """Put the file in its place."""
-        try:
-            self.file.close()
-            os.replace(self.temporary, self.path)
-        except OSError as e:
-            self.temporary.unlink(missing_ok=True)
-            raise self._error(e) from e
-
-    def _error(self, e: OSError) -> InputError:
-        return InputError(f"--csv {self.path}: cannot write ({e.strerror}); free space or name another file")
+        for file in self.runs:
+            file.add(item.label, mask)
 
 
 def file_values(mask: np.ndarray, labels: Labels) -> np.ndarray:
