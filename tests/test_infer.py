@@ -21,7 +21,7 @@ from zoo.core.dataset import open_data
 from zoo.core.decide import Decision
 from zoo.core.masks import Labels, palette, rle_decode, unpack
 from zoo.core.predictor import Predictor
-from zoo.core.runs import read_csv
+from zoo.core.runs import CsvMasks
 
 BONES = Labels("multilabel", ("finger-1", "Radius", "a/b c"), palette(3))
 ROAD = Labels("multiclass", ("sky", "road", "car"), palette(3), (3, 40, 200))
@@ -146,14 +146,14 @@ def test_coco_and_csv_and_files_hold_the_same_decided_masks(tmp_path: Path, imag
     predict = Predictor(plain.model, BONES, plain.preprocess, decision=decision)
     from_coco = open_data(f"coco-polygons:{out / 'x.json'}+{images}")
     from_coco = {one.name(i): one.load(i).mask for one in from_coco for i in range(len(one))}
-    from_csv = read_csv(out / "x.csv", BONES, {name: mask.shape for name, mask in from_coco.items()})
+    from_csv = CsvMasks(out / "x.csv", BONES, from_coco)
     for name, label in (("a", "a.png"), ("b", "b.jpg"), ("deep/er/a", "deep/er/a.png")):
         image = inference.read_image(images / label, 1)
         wanted = predict(image)
         assert not np.array_equal(wanted, plain(image))
         with np.load(out / "masks" / f"{name}.npz") as held:
             assert np.array_equal(held["bits"], wanted)
-        assert np.array_equal(from_csv[label], wanted)
+        assert np.array_equal(from_csv.mask(label, wanted.shape), wanted)
         assert np.array_equal(from_coco[label], wanted)
 
 
@@ -248,6 +248,7 @@ def test_usage_mistakes_end_with_2_before_anything_is_written(
         ((model, "--input", images, "--out", tmp_path / "file"), "cannot make this folder"),
         ((model, "--input", images, "--out", out, "--csv", images), "is a folder; give a file name"),
         ((model, "--input", images, "--out", out, "--coco", images), "is a folder; give a file name"),
+        ((model, "--out", out), "give images as --input, or data to be scored as --eval"),
         ((model, "--input", images, "--out", out, "--largest", "radius"), "no class 'radius' here"),
     ]
     for words, message in cases:
@@ -259,7 +260,7 @@ def test_usage_mistakes_end_with_2_before_anything_is_written(
     assert infer.main([str(model), "--input", str(images), "--out", str(out), "--device", "cudda"]) == 2
     assert "nearest: cuda" in one_line(capsys)
     enough = [model, "--input", images, "--out", out]
-    for words in ([], enough[:1], enough[:3], [*enough, "--frob"], [*enough, "--rle-order", "Z"]):
+    for words in ([], enough[:1], [*enough, "--frob"], [*enough, "--rle-order", "Z"]):
         with pytest.raises(SystemExit) as stop:
             infer.main([*map(str, words)])
         assert stop.value.code == 2
@@ -329,5 +330,5 @@ def test_the_option_list() -> None:
     options = {word for action in infer.parser()._actions for word in action.option_strings}
     assert options == {
         "-h", "--help", "--input", "--out", "--csv", "--rle-order", "--planes", "--no-overlays",
-        "--device", "--amp", "--coco", "--thresholds", "--min-area", "--largest",
+        "--device", "--amp", "--coco", "--eval", "--thresholds", "--min-area", "--largest",
     }  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 
 from zoo.core.dataset import open_data
 from zoo.core.masks import IGNORE, Labels, mask_dtype, palette, unpack
-from zoo.core.runs import CocoFile, RunLengths, read_csv
+from zoo.core.runs import CocoFile, CsvMasks, RunLengths
 from zoo.core.shapes import plane_to_runs, read_counts, runs_to_plane, write_counts
 from zoo.errors import InputError
 
@@ -73,11 +73,11 @@ def test_a_csv_read_again_is_the_masks(labels: Labels, order: str, tmp_path: Pat
     for name, mask in masks(labels).items():
         written.add(name, mask)
     written.close()
-    found = read_csv(tmp_path / "x.csv", labels, SIZES, order)
-    assert list(found) == list(SIZES)
+    found = CsvMasks(tmp_path / "x.csv", labels, SIZES, order)
+    assert list(found.rows) == list(SIZES)
     for name, mask in masks(labels).items():
-        assert found[name].dtype == mask.dtype
-        assert np.array_equal(found[name], mask)
+        assert found.mask(name, mask.shape).dtype == mask.dtype
+        assert np.array_equal(found.mask(name, mask.shape), mask)
 
 
 @every_task
@@ -169,7 +169,7 @@ def test_rows_that_cannot_be(labels: Labels, rows: list[list[str]], said: str, t
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([["image_name", "class", "rle"], *rows])
     with pytest.raises(InputError) as error:
-        read_csv(path, labels, SIZES)
+        CsvMasks(path, labels, SIZES).mask("a.png", SIZES["a.png"])
     assert said in str(error.value)
     assert str(path) in str(error.value)
 
@@ -183,10 +183,10 @@ def test_files_that_are_no_csv_of_run_lengths(tmp_path: Path) -> None:
         ("image.png", "cannot be read as a csv file"), ("none.csv", "cannot be read as a csv file"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=said):
-            read_csv(tmp_path / name, BONES, SIZES)
+            CsvMasks(tmp_path / name, BONES, SIZES)
 
 
 def test_what_no_row_covers_is_ignored_where_classes_exclude_one_another(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("image_name,class,rle\na.png,car,1 5\n")
-    mask = read_csv(tmp_path / "x.csv", ROAD, SIZES)["a.png"]
+    mask = CsvMasks(tmp_path / "x.csv", ROAD, SIZES).mask("a.png", SIZES["a.png"])
     assert mask[0, :6].tolist() == [2, 2, 2, 2, 2, IGNORE]

@@ -4,6 +4,7 @@
     OUT/masks/NAME.npz          multilabel: `bits` (H, W), class k in bit k, and `names`
     OUT/planes/NAME/CLASS.png   on request: one class, 0 or 255
     OUT/overlays/NAME.png       to look at
+    OUT/worst/, OUT/scores.csv  with a truth to compare with, see zoo.core.evaluate
 
 NAME is the image's path below the input folder, without its suffix.
 """
@@ -14,8 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -28,16 +30,27 @@ from zoo.core.predictor import Predictor
 from zoo.core.runs import CocoFile, RunLengths
 from zoo.errors import InputError
 
-FOLDERS = ("masks", "planes", "overlays")
+if TYPE_CHECKING:
+    from zoo.core.evaluate import Evaluation
+
+FOLDERS = ("masks", "planes", "overlays", "worst")
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image to predict.  name: under which its results are filed; label: what the csv calls it."""
+    """An image to predict.  name: under which its results are filed; label: what the csv calls it.
+
+    file: what the COCO file calls it, the path below the input folder.
+    """
 
     path: Path
     name: str
     label: str
+    file: str
+
+    def read(self, channels: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The image (H, W) or (H, W, 3), and its true mask, if there is one.  Raises InputError."""
+        return read_image(self.path, channels), None
 
 
 def find_images(source: Path, out: Path) -> list[Item]:
@@ -48,7 +61,7 @@ def find_images(source: Path, out: Path) -> list[Item]:
     Raises InputError where there is nothing to do.
     """
     if source.is_file():
-        return [Item(source, source.stem, source.name)]
+        return [Item(source, source.stem, source.name, source.name)]
     if not source.is_dir():
         raise InputError(f"--input {source}: no such file or folder")
     paths = [path.relative_to(source) for path in source.rglob("*") if path.suffix.lower() in SUFFIXES]
@@ -59,11 +72,18 @@ def find_images(source: Path, out: Path) -> list[Item]:
     paths = [path for path in paths if (source / path).is_file()]
     if not paths:
         raise InputError(f"--input {source}: no images here (looked for {' '.join(SUFFIXES)}, below it too)")
+    return [
+        Item(source / path, *names, path.as_posix())
+        for path, names in zip(paths, names_of(paths), strict=True)
+    ]
+
+
+def names_of(paths: Sequence[PurePath]) -> list[tuple[str, str]]:
+    """(name, label) for each image: the path without its suffix and the base name, where these are unique."""
     stems = Counter(path.with_suffix("") for path in paths)
     bases = Counter(path.name for path in paths)
     return [
-        Item(
-            source / path,
+        (
             (path if stems[path.with_suffix("")] > 1 else path.with_suffix("")).as_posix(),
             path.name if bases[path.name] == 1 else path.as_posix(),
         )
@@ -76,16 +96,19 @@ def predict_all(
     items: Iterable[Item],
     writer: "Writer",
     report: Callable[[Item, str], None],
+    evaluation: "Evaluation | None" = None,
 ) -> None:
-    """Predict and write each image; then report(item, ""), or the reason why it could not be.
+    """Predict, score and write each image; then report(item, ""), or the reason why it could not be.
 
     A result that cannot be written stops the run, for the next one could not be either: InputError.
     """
     for item in items:
         failure = ""
         try:
-            image = read_image(item.path, predictor.preprocess.channels)
+            image, truth = item.read(predictor.preprocess.channels)
             mask = predictor(image)
+            if evaluation and truth is not None:
+                evaluation.add(item.label, image, mask, truth)
         except InputError as e:
             failure = str(e) if str(item.path) in str(e) else f"{item.path}: {e}"
         except (MemoryError, RuntimeError, cv2.error) as e:  # on a CPU torch's is a RuntimeError
@@ -153,7 +176,7 @@ class Writer:
             picture = pictures.overlay(image, mask, self.labels)
             pictures.write_png(self.out / "overlays" / f"{item.name}.png", picture)
         for file in self.runs:
-            file.add(item.label, mask)
+            file.add(item.file if isinstance(file, CocoFile) else item.label, mask)
 
 
 def file_values(mask: np.ndarray, labels: Labels) -> np.ndarray:

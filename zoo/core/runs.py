@@ -5,7 +5,7 @@
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import TextIO
 
@@ -69,49 +69,53 @@ class RunLengths:
         return InputError(f"--csv {self.path}: cannot write ({e.strerror}); free space or name another file")
 
 
-def read_csv(
-    path: Path, labels: Labels, sizes: Mapping[str, tuple[int, int]], order: str = "C"
-) -> dict[str, np.ndarray]:
-    """The masks of a file that `RunLengths` wrote, by the names of their images.
+class CsvMasks:
+    """The masks of a file that `RunLengths` wrote, kept as text and decoded one by one.
 
-    sizes: (H, W) of every image that may be in it.  A class without a row is empty.  Multi-class pixels that
-    no class has are ignored.  Raises InputError, with the line, for names that are not known, what occurs
-    twice, runs that leave the image, and classes that overlap where they exclude one another.
+    names: of the images that may be in it; order: of its runs.  Raises InputError, with the line, for other
+    images or classes and for what occurs twice.
     """
-    csv.field_size_limit(2**31 - 1)
-    masks: dict[str, np.ndarray] = {}
-    seen: set[tuple[str, str]] = set()
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = csv.reader(file)
-            if (first := next(rows, [])) != HEADER:
-                raise InputError(f"{path}: starts with {','.join(first)[:60]!r}; want {','.join(HEADER)}")
-            for row in rows:
-                where = f"{path}, line {rows.line_num}"
-                if len(row) != len(HEADER):
-                    raise InputError(f"{where}: {len(row)} fields; want {', '.join(HEADER)}")
-                image, name, text = row
-                if image not in sizes:
-                    raise InputError(f"{where}: no image {image!r} here; {nearest(image, sizes)}")
-                if name not in labels.names:
-                    raise InputError(f"{where}: no class {name!r} here; {nearest(name, labels.names)}")
-                if (image, name) in seen:
-                    raise InputError(f"{where}: {image} has {name} twice; remove one of the rows")
-                seen.add((image, name))
-                try:
-                    plane = rle_decode(text, sizes[image], order)
-                    mask = masks.setdefault(image, empty(labels, sizes[image]))
-                    paint(mask, labels.names.index(name), plane, labels)
-                except InputError as e:
-                    raise InputError(f"{where}: {e}") from e
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise InputError(f"{path}: cannot be read as a csv file of run lengths ({e})") from e
-    return masks
 
+    def __init__(self, path: Path, labels: Labels, names: Collection[str], order: str = "C"):
+        self.labels, self.order = labels, order
+        self.rows: dict[str, dict[int, tuple[str, str]]] = {}  # image -> class -> where, runs
+        csv.field_size_limit(2**31 - 1)
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                rows = csv.reader(file)
+                if (first := next(rows, [])) != HEADER:
+                    raise InputError(f"{path}: starts with {','.join(first)[:60]!r}; want {','.join(HEADER)}")
+                for row in rows:
+                    self.enter(f"{path}, line {rows.line_num}", row, names)
+        except (OSError, UnicodeDecodeError, csv.Error) as e:
+            raise InputError(f"{path}: cannot be read as a csv file of run lengths ({e})") from e
 
-def empty(labels: Labels, size: tuple[int, int]) -> np.ndarray:
-    """A mask (H, W) of no class."""
-    return np.full(size, IGNORE if labels.task == "multiclass" else 0, mask_dtype(labels))
+    def enter(self, where: str, row: list[str], names: Collection[str]) -> None:
+        """One row, which stands `where`."""
+        if len(row) != len(HEADER):
+            raise InputError(f"{where}: {len(row)} fields; want {', '.join(HEADER)}")
+        image, name, runs = row
+        for what, word, known in (("image", image, names), ("class", name, self.labels.names)):
+            if word not in known:
+                raise InputError(f"{where}: no {what} {word!r} here; {nearest(word, known)}")
+        of_image = self.rows.setdefault(image, {})
+        if (k := self.labels.names.index(name)) in of_image:
+            raise InputError(f"{where}: {image} has {name} twice; remove one of the rows")
+        of_image[k] = where, runs
+
+    def mask(self, name: str, size: tuple[int, int]) -> np.ndarray:
+        """The mask of an image of `size` (H, W).  A class without a row is empty; multi-class pixels without
+        a class are ignored.
+
+        Raises InputError for runs that leave the image, and overlaps of classes that exclude one another.
+        """
+        mask = np.full(size, IGNORE if self.labels.task == "multiclass" else 0, mask_dtype(self.labels))
+        for k, (where, runs) in self.rows.get(name, {}).items():
+            try:
+                paint(mask, k, rle_decode(runs, size, self.order), self.labels)
+            except InputError as e:
+                raise InputError(f"{where}: {e}") from e
+        return mask
 
 
 def paint(mask: np.ndarray, k: int, plane: np.ndarray, labels: Labels) -> None:
