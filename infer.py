@@ -1,6 +1,7 @@
 """Masks for an image or a folder of images, from a checkpoint and nothing else.
 
     python infer.py runs/NAME/best.pt --input IMAGES --out MASKS
+    python infer.py runs/NAME/best.pt --eval DATA --out MASKS
 
 Exit status: 0 fine; 1 some images failed, or a result could not be written; 2 wrong usage; 130 interrupted.
 """
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from zoo.core import checkpoint
+from zoo.core.decide import HALF
 from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.evaluate import Evaluation, compared
 from zoo.core.images import plural
@@ -96,6 +98,9 @@ def settings(predictor: Predictor, images: int) -> str:
     way = "tiles at the image's own scale" if preprocess.tile else "resized to {}x{}".format(*preprocess.size)
     precision = str(predictor.amp or "float32").removeprefix("torch.")
     what = f"{labels.task}, {plural(labels.num_classes, 'class')}, {way}"
+    thresholds = sorted(set(predictor.decision.thresholds))
+    if labels.task != "multiclass" and thresholds != [HALF]:
+        what += f", thresholds {thresholds[0]:g} to {thresholds[-1]:g}"
     return f"{plural(images, 'image')}; {what}, on {predictor.device} in {precision}"
 
 
