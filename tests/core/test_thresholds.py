@@ -4,6 +4,7 @@ Every threshold of the grid is tried in turn by a predictor that decides by it.
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import train
 from tests.core.test_decide import Answer
+from tests.test_infer import save
 from zoo.archs.unet import UNet
 from zoo.core import checkpoint, metrics, thresholds
 from zoo.core.config import Preprocess
@@ -19,7 +21,8 @@ from zoo.core.decide import Decision
 from zoo.core.masks import Labels, pack, palette
 from zoo.core.metrics import Scores
 from zoo.core.predictor import Predictor
-from zoo.core.thresholds import GRID, best, count
+from zoo.core.ranks import ALONE, Ranks
+from zoo.core.thresholds import GRID, best, count, share
 
 BONES = Labels("multilabel", ("Radius", "Ulna", "Pisiform"), palette(3))
 NUCLEUS = Labels("binary", ("nucleus",), palette(1), (0, 1))
@@ -92,6 +95,24 @@ def test_a_run_keeps_them_and_they_do_not_lower_its_score(
     assert f"Dice {metrics.mean(fitted):.4f} on the images" in said
     assert f"{metrics.mean(half):.4f} at 0.5" in said
     assert checkpoint.read(out / "last.pt").thresholds == []
+
+
+def test_processes_share_the_images_without_doubles(tmp_path: Path) -> None:
+    """Else thresholds would depend on how many processes there are."""
+    _, val = open_data("phantom", limit_val=3)
+    state = checkpoint.read(save(tmp_path / "best.pt", val.labels))
+
+    def counted(ranks: Ranks) -> dict[int, np.ndarray]:
+        config, device = SimpleNamespace(workers=0), torch.device("cpu")
+        run = SimpleNamespace(device=device, amp=None, val_source=val, config=config, ranks=ranks)
+        return dict(share(run, state))
+
+    alone, parts = counted(ALONE), [counted(Ranks(rank, 2)) for rank in (0, 1)]
+    assert [sorted(part) for part in parts] == [[0, 2], [1]]
+    assert sorted(alone) == [0, 1, 2]
+    for part in parts:
+        for i, counts in part.items():
+            np.testing.assert_array_equal(counts, alone[i])
 
 
 def test_classes_that_exclude_one_another_have_none(
