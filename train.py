@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from zoo import names
-from zoo.core import checkpoint
+from zoo.core import checkpoint, thresholds
 from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, TrainConfig
 from zoo.core.dataset import FETCHED, KINDS, typed
 from zoo.core.device import resolve_device
@@ -146,6 +146,8 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--seed", "every random choice follows from it", metavar="N", type=int)
     add(g, "--device", "auto, cpu, cuda or cuda:N", metavar="DEVICE")
     g = p.add_argument_group("run")
+    add(g, "--fit-thresholds", "when training ends, find each class's threshold with the best Dice on the "
+        "validation images, and keep it in best.pt", action="store_true")
     add(g, "--save-every", "also save after every N steps; 0: after each epoch alone", metavar="N", type=int)
     add(g, "--log", f"where numbers and pictures go besides the run folder: {', '.join(LOGGERS)}, or both "
         "joined by +", metavar="WORDS")
@@ -197,11 +199,15 @@ def run(args: argparse.Namespace, display: Display, ranks: Ranks) -> None:
             origins["batch"] = "what fits"
         trainer = ranks.together(lambda: Trainer(config, out, display, ranks=ranks))
     display.settings(settings_of(trainer, origins))
+    if config.fit_thresholds:
+        thresholds.check(trainer.labels)
     try:
         trainer.fit()
     except Interrupted:
         display.note(f"stopped and saved; go on with: python train.py --resume {out}")
         raise
+    if config.fit_thresholds:
+        thresholds.fit(trainer)
     display.done(out, config.data, trainer.progress.best, trainer.progress.best_epoch)
 
 

@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,8 +17,11 @@ import zoo
 from zoo.core import checkpoint, inference
 from zoo.core.checkpoint import Checkpoint
 from zoo.core.config import Preprocess
+from zoo.core.dataset import open_data
+from zoo.core.decide import Decision
 from zoo.core.masks import Labels, palette, rle_decode, unpack
 from zoo.core.predictor import Predictor
+from zoo.core.runs import CsvMasks
 
 BONES = Labels("multilabel", ("finger-1", "Radius", "a/b c"), palette(3))
 ROAD = Labels("multiclass", ("sky", "road", "car"), palette(3), (3, 40, 200))
@@ -131,6 +135,40 @@ def test_run_lengths_down_the_columns(tmp_path: Path) -> None:
         assert np.array_equal(rle_decode(by_row, (40, 52)), rle_decode(by_column, (40, 52), "F"))
 
 
+def test_coco_and_csv_and_files_hold_the_same_decided_masks(tmp_path: Path, images: Path) -> None:
+    """Thresholds and filters that are typed reach everything that is written."""
+    model, out = save(tmp_path / "best.pt"), tmp_path / "out"
+    words = ["--thresholds", "0.4", "Radius=0.6", "--min-area", "3", "--largest", "finger-1"]
+    files = ["--csv", out / "x.csv", "--coco", out / "x.json"]
+    assert run(model, "--input", images, "--out", out, *files, *words) == 0
+    decision = Decision((0.4, 0.6, 0.4), (3, 3, 3), (True, False, False))
+    plain = Predictor.from_checkpoint(model, "cpu", "off")
+    predict = Predictor(plain.model, BONES, plain.preprocess, decision=decision)
+    from_coco = open_data(f"coco-polygons:{out / 'x.json'}+{images}")
+    from_coco = {one.name(i): one.load(i).mask for one in from_coco for i in range(len(one))}
+    from_csv = CsvMasks(out / "x.csv", BONES, from_coco)
+    for name, label in (("a", "a.png"), ("b", "b.jpg"), ("deep/er/a", "deep/er/a.png")):
+        image = inference.read_image(images / label, 1)
+        wanted = predict(image)
+        assert not np.array_equal(wanted, plain(image))
+        with np.load(out / "masks" / f"{name}.npz") as held:
+            assert np.array_equal(held["bits"], wanted)
+        assert np.array_equal(from_csv.mask(label, wanted.shape), wanted)
+        assert np.array_equal(from_coco[label], wanted)
+
+
+def test_thresholds_of_the_checkpoint_unless_others_are_typed(tmp_path: Path) -> None:
+    image, model = picture(tmp_path / "x.png"), save(tmp_path / "best.pt")
+    state = checkpoint.read(model)
+    checkpoint.write(tmp_path / "fitted.pt", replace(state, thresholds=[0.3, 0.5, 0.7]))
+    written = []
+    for path, words in ((model, []), (tmp_path / "fitted.pt", []), (tmp_path / "fitted.pt", ["0.5"])):
+        words = ["--thresholds", *words] if words else []
+        assert run(path, "--input", image, "--out", tmp_path, "--csv", tmp_path / "x.csv", *words) == 0
+        written.append((tmp_path / "x.csv").read_text())
+    assert written[0] == written[2] != written[1]
+
+
 def test_unet_by_tiles(tmp_path: Path) -> None:
     image = picture(tmp_path / "x.png", 50, 61)
     assert run(save(tmp_path / "m.pt", ROAD, "unet", True), "--input", image, "--out", tmp_path / "out") == 0
@@ -209,6 +247,9 @@ def test_usage_mistakes_end_with_2_before_anything_is_written(
         ((model, "--input", tmp_path / "no_images", "--out", out), "no images here"),
         ((model, "--input", images, "--out", tmp_path / "file"), "cannot make this folder"),
         ((model, "--input", images, "--out", out, "--csv", images), "is a folder; give a file name"),
+        ((model, "--input", images, "--out", out, "--coco", images), "is a folder; give a file name"),
+        ((model, "--out", out), "give images as --input, or data to be scored as --eval"),
+        ((model, "--input", images, "--out", out, "--largest", "radius"), "no class 'radius' here"),
     ]
     for words, message in cases:
         assert run(*words) == 2
@@ -219,7 +260,7 @@ def test_usage_mistakes_end_with_2_before_anything_is_written(
     assert infer.main([str(model), "--input", str(images), "--out", str(out), "--device", "cudda"]) == 2
     assert "nearest: cuda" in one_line(capsys)
     enough = [model, "--input", images, "--out", out]
-    for words in ([], enough[:1], enough[:3], [*enough, "--frob"], [*enough, "--rle-order", "Z"]):
+    for words in ([], enough[:1], [*enough, "--frob"], [*enough, "--rle-order", "Z"]):
         with pytest.raises(SystemExit) as stop:
             infer.main([*map(str, words)])
         assert stop.value.code == 2
@@ -289,5 +330,5 @@ def test_the_option_list() -> None:
     options = {word for action in infer.parser()._actions for word in action.option_strings}
     assert options == {
         "-h", "--help", "--input", "--out", "--csv", "--rle-order", "--planes", "--no-overlays",
-        "--device", "--amp",
+        "--device", "--amp", "--coco", "--eval", "--thresholds", "--min-area", "--largest",
     }  # fmt: skip

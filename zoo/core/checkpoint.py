@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo import registry, state
 from zoo.core.config import Preprocess
+from zoo.core.decide import Decision
 from zoo.core.files import write_bytes
 from zoo.core.masks import Labels
 from zoo.errors import InputError
@@ -27,6 +28,7 @@ class Checkpoint:
     """A model with all that using it needs; `training` holds what resuming needs besides.
 
     build: keywords of `zoo.build` that make the model again.  model: its state dict.  config: the run's.
+    thresholds: probabilities, one a class, as fitted; [] for 0.5, as in files from before there were any.
     """
 
     arch: str
@@ -36,6 +38,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     config: dict
     training: dict = field(default_factory=dict)
+    thresholds: list[float] = field(default_factory=list)
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
@@ -68,7 +71,9 @@ def read(path: str | Path) -> Checkpoint:
     try:
         payload["labels"] = Labels.from_dict(payload["labels"])
         payload["preprocess"] = Preprocess.from_dict(payload["preprocess"])
-        return Checkpoint(**payload)
+        found = Checkpoint(**payload)
+        Decision.of(found.labels, found.thresholds)
+        return found
     except Exception as e:
         raise InputError(f"{path}: entries of a checkpoint are missing or damaged ({e})") from e
 

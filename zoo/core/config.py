@@ -128,6 +128,7 @@ class TrainConfig:
     grad_checkpoint: bool = False  # compute blocks twice to keep less of them
     sync_bn: bool = True  # over several GPUs
     shard: bool = False  # weights, gradients and moments in parts over the processes
+    fit_thresholds: bool = False  # on validation, when training ends
     save_every: int = 0  # steps; 0: after each epoch alone
     max_bad: int = 0  # images that may turn out unreadable in an epoch
     cache: str | None = None  # a folder for decoded samples

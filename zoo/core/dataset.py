@@ -7,7 +7,7 @@ module; `open_data` imports them when they are asked for.
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +171,24 @@ def open_run(config: TrainConfig, progress: Progress | None = None) -> tuple[Sou
         download=config.download,
         progress=progress,
     )
+
+
+def open_scored(spec: str, config: TrainConfig, progress: Progress | None = None) -> Source:
+    """What to score a run's network on: where `spec` is the run's own data, what it validated on; of other
+    data the validation part, or all of it where it has no split of its own."""
+    if _place(spec) == _place(config.data):
+        return open_run(replace(config, data=spec), progress)[1]
+    kind, _, path = spec.partition(":")
+    if kind not in KINDS or kind == "phantom" or not path:
+        return open_data(spec)[1]  # a phantom, or the reason why it cannot be opened
+    train, opened = _open_files(kind, path, None, (), False, progress)
+    return opened or train
+
+
+def _place(spec: str) -> tuple[str, str]:
+    """Equal for two ways of writing the same data."""
+    kind, _, path = spec.partition(":")
+    return kind, "+".join(str(Path(part).expanduser().resolve()) for part in path.split("+"))
 
 
 def typed(kind: str) -> str:

@@ -118,6 +118,14 @@ def planes(mask: np.ndarray, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
     return mask[None] == wanted[:, None, None], mask != IGNORE
 
 
+def class_plane(mask: np.ndarray, labels: Labels, k: int) -> np.ndarray:
+    """Where (bool (H, W)) a mask in memory form has class k."""
+    if labels.task == "multilabel":
+        plane: np.ndarray = (mask & (1 << k)) != 0
+        return plane
+    return mask == (1 if labels.task == "binary" else k)
+
+
 def split_wide(bits: np.ndarray) -> np.ndarray:
     """int64 (H, W) -> a view of it as int32 (H, W, 2): OpenCV 5.0 turns int64 into int32 without a word."""
     h, w = bits.shape
