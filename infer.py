@@ -1,6 +1,7 @@
-"""Masks for an image or a folder of images, from a checkpoint and nothing else.
+"""Masks for an image or a folder of images, from checkpoints and nothing else.
 
     python infer.py runs/NAME/best.pt --input IMAGES --out MASKS
+    python infer.py A.pt B.pt C.pt --weights 2 1 1 --tta flip --input IMAGES --out MASKS
 
 Exit status: 0 fine; 1 some images failed, or a result could not be written; 2 wrong usage; 130 interrupted.
 """
@@ -13,10 +14,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from zoo.core.ensemble import RULES, Ensemble
 from zoo.core.images import plural
 from zoo.core.inference import Item, Writer, find_images, predict_all
 from zoo.core.predictor import Predictor
+from zoo.core.views import BLENDS, Tiles, parse_views
 from zoo.errors import InputError
+from zoo.options import size
 
 PLAIN_SECONDS = 5.0  # between two lines where output is not a terminal
 
@@ -24,11 +28,26 @@ PLAIN_SECONDS = 5.0  # between two lines where output is not a terminal
 def parser() -> argparse.ArgumentParser:
     """The options of infer.py."""
     p = argparse.ArgumentParser(prog="infer.py", description=(__doc__ or "").partition("\n")[0])
-    p.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="best.pt or last.pt of a run")
+    p.add_argument("checkpoints", metavar="CHECKPOINT", type=Path, nargs="+",
+                   help="best.pt or last.pt of a run; several, of any architectures, decide together")
     p.add_argument("--input", required=True, metavar="FILE_OR_FOLDER", type=Path,
                    help="an image, or a folder of images, those in sub-folders too")
     p.add_argument("--out", required=True, metavar="DIR", type=Path,
                    help="masks/, overlays/ and planes/ go here, with the sub-folders of the input")
+    several = p.add_argument_group("several networks, several views")
+    several.add_argument("--ensemble", choices=RULES, default="mean",
+                         help="the mean of probabilities, or a vote of masks (default: mean)")
+    several.add_argument("--weights", metavar="W", type=float, nargs="+",
+                         help="what each checkpoint counts for (default: all the same)")
+    several.add_argument("--tta", metavar="WORDS", default="",
+                         help="views as further members: flip (left to right), rot90 (three turns), "
+                              "scale:0.75+1.25; joined by commas every combination (default: none)")
+    tiles = p.add_argument_group("tiles")
+    tiles.add_argument("--tile", metavar="SIZE", type=size,
+                       help="tiles of S or HxW pixels at the image's own scale (default: as it was trained)")
+    tiles.add_argument("--overlap", metavar="SHARE", type=float,
+                       help="of neighbouring tiles; U-Net's margins have their exact tiling (default: 0.25)")
+    tiles.add_argument("--blend", choices=BLENDS, help="of what overlaps (default: gaussian)")
     files = p.add_argument_group("files")
     files.add_argument("--csv", metavar="FILE", type=Path,
                        help="run lengths, a row an image and class: image_name,class,rle")
@@ -74,10 +93,31 @@ def say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def settings(predictor: Predictor, images: int) -> str:
+def opened(args: argparse.Namespace) -> Predictor | Ensemble:
+    """The network, or all of them with all views.  Raises InputError."""
+    tiles = None
+    if args.tile:
+        share = 0.25 if args.overlap is None else args.overlap
+        tiles = Tiles(args.tile, share, args.blend or "gaussian")
+    elif args.overlap is not None or args.blend:
+        raise InputError(f"--{'blend' if args.overlap is None else 'overlap'}: needs --tile SIZE as well")
+    views = parse_views(args.tta)
+    if len(args.checkpoints) > 1 or len(views) > 1 or tiles or args.weights:
+        return Ensemble(
+            args.checkpoints, weights=args.weights, rule=args.ensemble, views=views, tiles=tiles,
+            machine=(args.device, args.amp),
+        )
+    return Predictor.from_checkpoint(args.checkpoints[0], args.device, args.amp)
+
+
+def settings(predictor: Predictor | Ensemble, images: int) -> str:
     """What is about to run, in a line."""
-    labels, preprocess = predictor.labels, predictor.preprocess
-    way = "tiles at the image's own scale" if preprocess.tile else "resized to {}x{}".format(*preprocess.size)
+    labels = predictor.labels
+    if isinstance(predictor, Ensemble):
+        way = predictor.describe()
+    else:
+        tile, side = predictor.preprocess.tile, predictor.preprocess.size
+        way = "tiles at the image's own scale" if tile else "resized to {}x{}".format(*side)
     precision = str(predictor.amp or "float32").removeprefix("torch.")
     what = f"{labels.task}, {plural(labels.num_classes, 'class')}, {way}"
     return f"{plural(images, 'image')}; {what}, on {predictor.device} in {precision}"
@@ -88,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     console, errors = Console(), Console(stderr=True)
     try:
-        predictor = Predictor.from_checkpoint(args.checkpoint, args.device, args.amp)
+        predictor = opened(args)
         items = find_images(args.input, args.out)
         writer = Writer(
             args.out, predictor.labels,

@@ -16,17 +16,21 @@ import zoo
 from zoo.core import checkpoint, inference
 from zoo.core.checkpoint import Checkpoint
 from zoo.core.config import Preprocess
+from zoo.core.ensemble import Ensemble
 from zoo.core.masks import Labels, palette, rle_decode, unpack
 from zoo.core.predictor import Predictor
+from zoo.core.views import Tiles, parse_views
 
 BONES = Labels("multilabel", ("finger-1", "Radius", "a/b c"), palette(3))
 ROAD = Labels("multiclass", ("sky", "road", "car"), palette(3), (3, 40, 200))
 NUCLEUS = Labels("binary", ("nucleus",), palette(1), (5, 9))
 
 
-def save(path: Path, labels: Labels = BONES, arch: str = "unetpp", tile: bool = False) -> Path:
+def save(
+    path: Path, labels: Labels = BONES, arch: str = "unetpp", tile: bool = False, seed: int = 0
+) -> Path:
     """A checkpoint of a tiny untrained model, whose masks have something of every class."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     build = {"num_classes": labels.num_classes, "in_channels": 1, "encoder": None, "width": 2}
     model = zoo.build(arch, **build)
     preprocess = Preprocess(1, (0.5,), (0.1,), (36, 36), tile)
@@ -135,6 +139,55 @@ def test_unet_by_tiles(tmp_path: Path) -> None:
     image = picture(tmp_path / "x.png", 50, 61)
     assert run(save(tmp_path / "m.pt", ROAD, "unet", True), "--input", image, "--out", tmp_path / "out") == 0
     assert cv2.imread(str(tmp_path / "out" / "masks" / "x.png"), -1).shape == (50, 61)
+
+
+# ---------------------------------------------------------------- several networks, several views, tiles
+
+
+def test_several_checkpoints_views_and_tiles(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture
+) -> None:
+    models = [save(tmp_path / "a.pt"), save(tmp_path / "b.pt", arch="unet"), save(tmp_path / "c.pt", seed=1)]
+    words = ("--weights", 2, 1, 1, "--tta", "flip,scale:0.75",
+             "--tile", 20, "--overlap", 0.5, "--blend", "flat")  # fmt: skip
+    for rule in ("mean", "vote"):
+        out = tmp_path / rule
+        rest = ("--ensemble", rule, "--csv", out / "x.csv")
+        assert run(*models, "--input", images, "--out", out, *words, *rest) == 0
+        said = capsys.readouterr().out
+        assert "3 networks × 4 views" in said
+        assert "tiles of at most 20x20 and tiles of at most 388x388" in said
+        assert files(out / "masks") == ["a.npz", "b.npz", "deep/er/a.npz"]
+        assert len((out / "x.csv").read_text().splitlines()) == 1 + 3 * 3
+        joined = Ensemble(
+            models, weights=(2, 1, 1), rule=rule, views=parse_views("flip,scale:0.75"),
+            tiles=Tiles((20, 20), 0.5, "flat"), machine=("cpu", "off"),
+        )  # fmt: skip
+        for name in ("a.png", "b.jpg", "deep/er/a.png"):
+            with np.load((out / "masks" / name).with_suffix(".npz")) as held:
+                assert np.array_equal(held["bits"], joined(inference.read_image(images / name, 1)))
+
+
+def test_what_cannot_be_joined_ends_with_2_before_anything_is_written(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture
+) -> None:
+    a, b = save(tmp_path / "a.pt"), save(tmp_path / "b.pt", ROAD)
+    out = tmp_path / "out"
+    cases = [
+        ((a, b), "b.pt: cannot join"),
+        ((a, a, "--weights", 1), "--weights: want 2"),
+        ((a, "--weights", 1, 2), "--weights: want 1"),
+        ((a, "--tta", "flop"), "nearest: flip"),
+        ((a, "--tile", 8), "--tile 8: too small for"),
+        ((a, "--tile", 32, "--overlap", 1), "--overlap 1: must be from 0"),
+        ((a, "--overlap", 0.5), "--overlap: needs --tile SIZE as well"),
+        ((a, "--blend", "flat"), "--blend: needs --tile SIZE as well"),
+        ((a, tmp_path / "none.pt"), "none.pt"),
+    ]
+    for words, message in cases:
+        assert run(*words, "--input", images, "--out", out) == 2
+        assert message in one_line(capsys)
+    assert not out.exists()
 
 
 # ---------------------------------------------------------------- names
@@ -289,5 +342,5 @@ def test_the_option_list() -> None:
     options = {word for action in infer.parser()._actions for word in action.option_strings}
     assert options == {
         "-h", "--help", "--input", "--out", "--csv", "--rle-order", "--planes", "--no-overlays",
-        "--device", "--amp",
+        "--device", "--amp", "--ensemble", "--weights", "--tta", "--tile", "--overlap", "--blend",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What infer.py does: images found in a folder, predicted one after another, masks written where they belong.
+"""What infer.py does: images found in a folder, predicted by one network or several, masks written.
 
     OUT/masks/NAME.png          multiclass, binary: grey, the values of the dataset's own mask files
     OUT/masks/NAME.npz          multilabel: `bits` (H, W), class k in bit k, and `names`
@@ -13,23 +13,26 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import TextIO, TypeVar
 
-import cv2
 import numpy as np
 
 from zoo.core import pictures
+from zoo.core.ensemble import Ensemble
 from zoo.core.files import write_bytes
 from zoo.core.images import SUFFIXES, read_image
 from zoo.core.masks import Labels, rle_encode
+from zoo.core.pipeline import Answer, Behind, ahead
 from zoo.core.predictor import Predictor
 from zoo.errors import InputError
 
 FOLDERS = ("masks", "planes", "overlays")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,28 +76,46 @@ def find_images(source: Path, out: Path) -> list[Item]:
 
 
 def predict_all(
-    predictor: Predictor,
+    predictor: Predictor | Ensemble,
     items: Iterable[Item],
     writer: "Writer",
     report: Callable[[Item, str], None],
 ) -> None:
     """Predict and write each image; then report(item, ""), or the reason why it could not be.
 
-    A result that cannot be written stops the run, for the next one could not be either: InputError.
+    The next images are read and the last written while the network works.  A result that cannot be written
+    stops the run, for the next one could not be either: InputError.
     """
-    for item in items:
-        failure = ""
-        try:
-            image = read_image(item.path, predictor.preprocess.channels)
-            mask = predictor(image)
-        except InputError as e:
-            failure = str(e) if str(item.path) in str(e) else f"{item.path}: {e}"
-        except (MemoryError, RuntimeError, cv2.error) as e:  # on a CPU torch's is a RuntimeError
-            reason = (str(e).splitlines() or ["no more said"])[0]
-            failure = f"{item.path}: not enough memory for an image of this size, or: {reason}"
-        if not failure:
-            writer.write(item, image, mask)
-        report(item, failure)
+    run = predictor.run if isinstance(predictor, Ensemble) else partial(one_by_one, predictor)
+    channels = predictor.channels if isinstance(predictor, Ensemble) else predictor.preprocess.channels
+    with Behind() as behind:
+        for answer in run(items, lambda item: read_image(item.path, channels)):
+            behind.put(partial(_conclude, answer, writer, report))
+
+
+def one_by_one(
+    predictor: Predictor, items: Iterable[T], read: Callable[[T], np.ndarray]
+) -> Iterator[Answer[T]]:
+    """The answers of a single network, as `Ensemble.run`'s."""
+    for item, reading in ahead(read, items):
+        answer = Answer(item)
+        with answer.holding():
+            answer.image = reading.result()
+            answer.mask = predictor(answer.image)
+        yield answer
+
+
+def _conclude(answer: Answer[Item], writer: "Writer", report: Callable[[Item, str], None]) -> None:
+    """Write what became of an image and report it."""
+    item, fault = answer.item, answer.fault
+    if answer.image is not None and answer.mask is not None:
+        writer.write(item, answer.image, answer.mask)
+        report(item, "")
+    elif isinstance(fault, InputError):
+        report(item, str(fault) if str(item.path) in str(fault) else f"{item.path}: {fault}")
+    else:
+        reason = (str(fault).splitlines() or ["no more said"])[0]
+        report(item, f"{item.path}: not enough memory for an image of this size, or: {reason}")
 
 
 class Writer:

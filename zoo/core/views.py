@@ -20,6 +20,7 @@ from zoo.errors import InputError, nearest
 WORDS = ("flip", "rot90", "scale")
 SMALLEST, LARGEST = 0.25, 4.0  # of a scale
 BLENDS = ("gaussian", "flat")
+MOST_OVERLAP = 0.9  # each pixel is then computed a hundred times
 WIDTH = 1 / 8  # a Gaussian's deviation, in tiles: at the border it has fallen to exp(-8)
 
 
@@ -131,11 +132,16 @@ class Tiles:
     """How tiles cover an image: the outputs' size, by which share of it they overlap, and how they blend.
 
     overlap: of networks without a margin; those with one have their exact tiling.
+    Raises InputError for an overlap that cannot be.
     """
 
     size: tuple[int, int]
     overlap: float = 0.0
     blend: str = "gaussian"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap <= MOST_OVERLAP:
+            raise InputError(f"--overlap {self.overlap:g}: must be from 0 to {MOST_OVERLAP:g}, such as 0.25")
 
     def lay(self, size: tuple[int, int], sizes: Sizes, margin: int) -> tuple[tuple[int, int], list[Window]]:
         """The tiles (h, w) that cover `size`, in rows from above."""

@@ -1,0 +1,378 @@
+"""Many networks, many views of an image, one mask: a mean of probabilities, or a vote, in little memory.
+
+The plain way holds the probabilities of every model, classes × height × width each.  Here one model is in
+memory at a time, and what it says of an image goes to a temporary file as it comes out, at the model's own
+size: 29 maps of 512×512 are 29 MiB, those of 2048×2048 were 464.  Once all models have seen a group of
+images, as many as the file may hold, each image is put together from the file in bands of a few rows: blend
+a view's tiles, enlarge to the image, take the sigmoid or softmax, add.  So
+
+- a model is loaded once a group, not once an image;
+- neither the number of models nor that of views is to be found in the memory, only in the file;
+- the sum is that of the plain way (float32, the last digit apart): logits are not rounded on their way, for
+  half precision would move a mean by 1e-4 and, on soft borders, one pixel in ten thousand.
+
+An accumulator of 8 or 16 bits in memory was the other way: it grows with classes × image, and rounds.
+An image whose views do not fit into the file by themselves goes through it in parts, from above.
+
+Legend: K classes; (H, W) the image's size; [top, bottom) rows of it.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.core.config import Preprocess
+from zoo.core.images import plural, resize_image
+from zoo.core.masks import Labels, mask_dtype
+from zoo.core.pipeline import Answer, ahead
+from zoo.core.predictor import VALID_TILE, Predictor, Sizes, check_image
+from zoo.core.spool import Seen, Spool, sources
+from zoo.core.transforms import mirror_pad
+from zoo.core.views import Box, Tiles, View, Window, touching
+from zoo.errors import InputError
+
+SPOOL = 4 << 30  # bytes in the temporary file at most, and half of what the disk has free
+BAND = 1 << 21   # values in a band of rows: of each, two or three are held
+RULES = ("mean", "vote")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Member:
+    """What is known of a checkpoint while it is not in memory.  tiles: None for the whole image, resized."""
+
+    path: Path
+    preprocess: Preprocess
+    sizes: Sizes
+    margin: int
+    tiles: Tiles | None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A view of an image of one size to one network: the canvas (h, w), and a window for each box on it."""
+
+    view: View
+    canvas: tuple[int, int]
+    tile: tuple[int, int]
+    windows: list[Window]
+    boxes: list[Box]
+
+    def reach(self, rows: tuple[int, int], height: int) -> list[int]:
+        """The boxes that rows [top, bottom) of an image of that height are made of."""
+        first, last, _ = sources(*rows, height, self.canvas[0])
+        return touching(self.boxes, int(first[0]), int(last[-1]) + 1)
+
+
+class Ensemble:
+    """`ensemble(image)` is a mask as `Predictor`'s; `run` is the way for many images.
+
+    weights: one a checkpoint, in any unit; each one's views share it.  rule: `mean` or `vote`.
+    tiles: for all checkpoints in place of what each was trained for.
+    thresholds: the probability (`vote`: of each model) above which a class is set, one a class; None: 0.5.
+    spool: bytes that the temporary file may hold, None for SPOOL; one image of whole views may exceed it.
+    Raises InputError for checkpoints that cannot be read or joined, and tiles that one of them cannot take.
+    """
+
+    predictor: Predictor  # of the model in memory
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        *,
+        weights: Sequence[float] | None = None,
+        rule: str = "mean",
+        views: Sequence[View] = (View(),),
+        tiles: Tiles | None = None,
+        thresholds: Sequence[float] | None = None,
+        machine: tuple[str, str] = ("auto", "auto"),
+        spool: int | None = None,
+    ):
+        self.rule, self.views, self.thresholds = rule, views, thresholds
+        self.machine = machine
+        self.most = min(SPOOL, shutil.disk_usage(tempfile.gettempdir()).free // 2) if spool is None else spool
+        self.members = list[Member]()
+        self.current = -1
+        self.paths = [Path(path) for path in paths]
+        for m, path in enumerate(self.paths):  # all of them, so that none is found wanting half-way
+            self.load(m)
+            if m == 0:
+                self.labels = self.predictor.labels
+                self.device, self.amp = self.predictor.device, self.predictor.amp
+            check_labels(self.labels, self.paths[0], self.predictor.labels, path)
+            self.members.append(_member(path, self.predictor, tiles))
+        given = torch.tensor(weights or [1.0] * len(self.paths), dtype=torch.float64)
+        if len(given) != len(self.paths) or not (given > 0).all() or not given.isfinite().all():
+            raise InputError(f"--weights: want {len(self.paths)}, one above 0 for each checkpoint")
+        self.weights: list[float] = (given / given.sum() / len(views)).tolist()
+        kinds = {member.preprocess.channels for member in self.members}
+        self.channels = kinds.pop() if len(kinds) == 1 else 3
+        self.spool = Spool(self.labels.num_classes, self.device)
+
+    def describe(self) -> str:
+        """For people."""
+        ways = []
+        for member in self.members:
+            h, w = member.preprocess.size
+            if member.tiles:  # as the architecture can have them
+                least = VALID_TILE if member.margin else 1
+                h, w = (member.sizes.least(max(side, least)) for side in member.tiles.size)
+            ways.append(f"{'tiles of at most' if member.tiles else 'resized to'} {h}x{w}")
+        rule = {"mean": "their mean", "vote": "by vote"}[self.rule]
+        networks = f"{plural(len(self.members), 'network')} × {plural(len(self.views), 'view')}"
+        return f"{networks}, {rule}, {' and '.join(dict.fromkeys(ways))}"
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The mask of a uint8 image (H, W) or (H, W, 3).  Raises InputError."""
+        (answer,) = self.run([image], lambda image: image)
+        if answer.fault:
+            raise answer.fault
+        assert answer.mask is not None
+        return answer.mask
+
+    def run(self, items: Iterable[T], read: Callable[[T], np.ndarray]) -> Iterator[Answer[T]]:
+        """The answer to each item, in order; `read` gives its image, in other threads, and more than once.
+
+        Raises InputError where the temporary file cannot be written.
+        """
+        try:
+            yield from self._groups(items, read)
+        except OSError as e:
+            raise InputError(
+                f"{tempfile.gettempdir()}: cannot hold the networks' answers for a while ({e.strerror}); "
+                "free space, or set TMPDIR to another folder"
+            ) from e
+        finally:
+            self.spool.clear()
+
+    @torch.no_grad()
+    def _groups(self, items: Iterable[T], read: Callable[[T], np.ndarray]) -> Iterator[Answer[T]]:
+        """Show the first model each image; whenever the file is full, finish those that it has seen."""
+        group, used = list[Looked[T]](), 0
+        for item, reading in ahead(read, items):
+            one, need, parts = Looked(item), 0, list[tuple[int, int]]()
+            with one.holding():
+                one.image = reading.result()
+                check_image(one.image)
+                parts, need = self._parts(one.image.shape[:2])
+            if used + need > self.most:
+                yield from self._finish(group, read)
+                group, used = [], 0
+            group.append(one)
+            used += need
+            if one.image is not None and one.fault is None:
+                self.load(0)
+                with one.holding():
+                    if len(parts) > 1:
+                        one.mask = self._in_parts(one.image, parts)
+                    else:
+                        one.seen += self._look(0, one.image, parts[0])
+            if len(self.members) == 1 or one.mask is not None:
+                yield from self._finish(group, read)
+                group, used = [], 0
+            else:
+                one.image = None  # read once more for each model, lest a group's images fill the memory
+        yield from self._finish(group, read)
+
+    def _finish(self, group: list[Looked[T]], read: Callable[[T], np.ndarray]) -> Iterator[Answer[T]]:
+        """Show a group to all models but the first, which has seen it; then put the masks together."""
+
+        def image(one: Looked[T]) -> np.ndarray | None:
+            return read(one.item) if one.image is None and one.fault is None else one.image
+
+        for m in range(1, len(self.members)) if group else ():
+            self.load(m)
+            for one, reading in ahead(image, [one for one in group if one.mask is None]):
+                with one.holding():
+                    pixels = reading.result()
+                    if pixels is not None and one.fault is None:
+                        one.seen += self._look(m, pixels, (0, len(pixels)))
+        for one, reading in ahead(image, group):
+            with one.holding():
+                one.image = reading.result()
+                if one.image is not None and one.mask is None and one.fault is None:
+                    size = one.image.shape[0], one.image.shape[1]
+                    one.mask = self._mask(one.seen, size, (0, size[0]))
+            yield one
+        self.spool.clear()
+
+    def _in_parts(self, image: np.ndarray, parts: list[tuple[int, int]]) -> np.ndarray:
+        """The mask of an image that is too large for the file: rows [top, bottom) after one another."""
+        masks = []
+        for rows in parts:
+            seen = list[Seen]()
+            for m in range(len(self.members)):
+                self.load(m)
+                seen += self._look(m, image, rows)
+            masks.append(self._mask(seen, (image.shape[0], image.shape[1]), rows))
+            self.spool.clear()
+        return np.concatenate(masks)
+
+    def load(self, m: int) -> None:
+        """Have model m in memory, `predictor`, after the one that was there has gone."""
+        if self.current != m:
+            if self.current >= 0:
+                del self.predictor
+            self.current = -1
+            self.predictor = Predictor.from_checkpoint(self.paths[m], *self.machine)
+            self.current = m
+
+    # ------------------------------------------------------------ what the models say
+
+    def _parts(self, size: tuple[int, ...]) -> tuple[list[tuple[int, int]], int]:
+        """Rows [top, bottom) to go through the file at a time, and the bytes that the fullest needs there."""
+        height, width = size[:2]
+        shown = [show(member, view, (height, width)) for member in self.members for view in self.views]
+        chosen, least = [(0, height)], math.inf
+        for count in (1, 2, 4, 8, 16, 32, 64):
+            step = -(-height // count)
+            parts = [(top, min(top + step, height)) for top in range(0, height, step)]
+            need = 4 * self.labels.num_classes * max(
+                sum(s.boxes[i].area for s in shown for i in s.reach(rows, height)) for rows in parts
+            )  # fmt: skip
+            if need < least:
+                chosen, least = parts, need
+            if need <= self.most:
+                break
+        return chosen, int(least)
+
+    def _look(self, m: int, image: np.ndarray, rows: tuple[int, int]) -> list[Seen]:
+        """Put what model m says of rows [top, bottom) of the image, and what they need around them, into the
+        file, view by view."""
+        member, seen = self.members[m], []
+        for view in self.views:
+            shown = show(member, view, (image.shape[0], image.shape[1]))
+            pixels = view.show(resize_image(image, shown.canvas))
+            (h, w), margin, windows = shown.tile, member.margin, shown.windows
+            top, left = -windows[0].y, -windows[0].x
+            below = max(0, windows[-1].y + h - pixels.shape[0])
+            right = max(0, windows[-1].x + w - pixels.shape[1])
+            pixels = mirror_pad(pixels, margin + top, margin + below, margin + left, margin + right)
+            parts = []
+            for i in shown.reach(rows, image.shape[0]):
+                y, x = windows[i].y + top, windows[i].x + left
+                try:
+                    logits = self.predictor.logits(pixels[y : y + h + 2 * margin, x : x + w + 2 * margin])
+                except InputError as e:
+                    raise InputError(f"{member.path}: {e}") from e
+                down, across = windows[i].inside
+                parts.append((shown.boxes[i], self.spool.write(view.restore(logits[:, down, across]))))
+            seen.append(Seen(shown.canvas, self.weights[m], parts))
+        return seen
+
+    # ------------------------------------------------------------ what becomes of it
+
+    def _mask(self, seen: list[Seen], size: tuple[int, int], rows: tuple[int, int]) -> np.ndarray:
+        """Rows [top, bottom) of the mask."""
+        mask = np.empty((rows[1] - rows[0], size[1]), mask_dtype(self.labels))
+        for top, share in self._shares(seen, size, rows):
+            decided = decide(share, self.labels, self.thresholds if self.rule == "mean" else None)
+            mask[top - rows[0] : top - rows[0] + len(decided)] = decided.cpu().numpy()
+        return mask
+
+    def _shares(
+        self, seen: list[Seen], size: tuple[int, int], rows: tuple[int, int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Bands from above: the first row's number, and the mean probability of each class or, where models
+        vote, the share of them that set it: (K, b, W)."""
+        step = max(1, BAND // (self.labels.num_classes * size[1]))
+        for top in range(rows[0], rows[1], step):
+            bottom = min(top + step, rows[1])
+            total = torch.zeros((self.labels.num_classes, bottom - top, size[1]), device=self.device)
+            for one in seen:
+                logits = self.spool.enlarged(one, size, top, bottom)
+                each = logits.softmax(0) if self.labels.task == "multiclass" else logits.sigmoid_()
+                if self.rule == "vote":
+                    each = votes(each, self.labels, self.thresholds)
+                total.add_(each, alpha=one.weight)
+            yield top, total
+
+
+@dataclass
+class Looked(Answer[T]):
+    """An answer on its way."""
+
+    seen: list[Seen] = field(default_factory=list)
+
+
+def show(member: Member, view: View, size: tuple[int, int]) -> Shown:
+    """How a view of an image (H, W) is laid before a network."""
+    if member.tiles:
+        canvas, tiles = view.scaled(size), member.tiles
+    else:
+        h, w = canvas = member.preprocess.size
+        if view.scale != 1:
+            h, w = view.scaled(canvas)
+            canvas = member.sizes.least(h), member.sizes.least(w)
+        tiles = None
+    seen = (canvas[1], canvas[0]) if view.turns % 2 else canvas
+    tile, windows = (tiles or Tiles(seen)).lay(seen, member.sizes, member.margin)
+    return Shown(view, canvas, tile, windows, [window.box.restored(view, seen) for window in windows])
+
+
+def decide(probability: Tensor, labels: Labels, thresholds: Sequence[float] | None = None) -> Tensor:
+    """Probabilities (K, h, w) as a mask (h, w) in the memory form of the task.
+
+    multilabel, binary: set where it is above the class's threshold (None: 0.5).  multiclass: the largest,
+    the first among equals.
+    """
+    dtype = torch.from_numpy(np.empty(0, mask_dtype(labels))).dtype
+    if labels.task == "multiclass":
+        return probability.argmax(0).to(dtype)
+    mask = torch.zeros(probability.shape[1:], dtype=dtype, device=probability.device)
+    for k, threshold in enumerate(thresholds or [0.5] * len(probability)):
+        mask.add_(probability[k] > threshold, alpha=1 << k)
+    return mask
+
+
+def votes(probability: Tensor, labels: Labels, thresholds: Sequence[float] | None = None) -> Tensor:
+    """What one model decides, as planes (K, h, w) of 0 and 1."""
+    decided = decide(probability, labels, thresholds)
+    classes = torch.arange(len(probability), device=decided.device)[:, None, None]
+    if labels.task == "multiclass":
+        return (decided == classes).float()
+    return (decided >> classes & 1).float()
+
+
+def check_labels(labels: Labels, path: Path, other: Labels, other_path: Path) -> None:
+    """Raises InputError with the first difference, unless both checkpoints speak of the same classes."""
+    a, b = labels, other
+    differs = ""
+    if a.task != b.task:
+        differs = f"its task is {b.task}, that of {path} {a.task}"
+    elif len(a.names) != len(b.names):
+        differs = f"it has {len(b.names)} classes, {path} {len(a.names)}"
+    else:
+        for k, name in enumerate(a.names):
+            if name != b.names[k]:
+                differs = f"its class {k} is {b.names[k]!r}, that of {path} {name!r}"
+            elif a.colours[k] != b.colours[k]:
+                differs = f"its colour of {name!r} is {b.colours[k]}, that of {path} {a.colours[k]}"
+            if differs:
+                break
+    if not differs and a.index != b.index:
+        differs = f"its classes are {list(b.index)} in mask files, those of {path} {list(a.index)}"
+    if differs:
+        raise InputError(f"{other_path}: cannot join {path}: {differs}; an ensemble needs the same classes")
+
+
+def _member(path: Path, predictor: Predictor, tiles: Tiles | None) -> Member:
+    """Raises InputError where the network cannot give so small a tile."""
+    preprocess, sizes = predictor.preprocess, predictor.sizes
+    if tiles is None:
+        tiles = Tiles(preprocess.size) if preprocess.tile else None
+    elif min(tiles.size) < sizes.smallest:
+        raise InputError(
+            f"--tile {min(tiles.size)}: too small for {path}, whose smallest is {sizes.smallest} pixels"
+        )
+    return Member(path, preprocess, sizes, predictor.margin, tiles)
