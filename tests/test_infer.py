@@ -293,6 +293,73 @@ def test_a_full_disk_stops_the_run_and_says_so(
     assert files(out) == ["x.csv"]
 
 
+def test_images_of_any_depth_channels_turn_and_size(tmp_path: Path) -> None:
+    """What cameras and hospitals write: each mask has the size of the image as it is looked at."""
+    folder, rng = tmp_path / "in", np.random.default_rng(0)
+    folder.mkdir()
+    grey = picture(tmp_path / "grey.png", 40, 52)
+    values = cv2.imread(str(grey), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(folder / "plain.png"), values)
+    cv2.imwrite(str(folder / "deep.png"), values.astype(np.uint16) * 256 + 255)
+    cv2.imwrite(str(folder / "deep.tif"), values.astype(np.uint16) * 256)
+    alpha = rng.integers(0, 256, values.shape, dtype=np.uint8)
+    cv2.imwrite(str(folder / "alpha.png"), np.dstack([values] * 3 + [alpha]))
+    cv2.imwrite(str(folder / "colour.png"), rng.integers(0, 256, (33, 90, 3), dtype=np.uint8))
+    cv2.imwrite(str(folder / "tiny.png"), values[:1, :1])
+    _, data = cv2.imencode(".jpg", values)
+    quarter = bytes.fromhex("ffe10022457869660000 49492a0008000000 0100 1201 0300 01000000 06000000 00000000")
+    (folder / "turned.jpg").write_bytes(data.tobytes()[:2] + quarter + data.tobytes()[2:])
+
+    one, other = save(tmp_path / "a.pt"), save(tmp_path / "b.pt", seed=1)
+    for models in ([one], [one, other]):
+        out = tmp_path / f"out{len(models)}"
+        assert run(*models, "--input", folder, "--out", out) == 0
+        masks = {}
+        for path in (out / "masks").iterdir():
+            with np.load(path) as held:
+                masks[path.stem] = held["bits"]
+        assert {name: mask.shape for name, mask in masks.items()} == {
+            "plain": (40, 52), "deep.png": (40, 52), "deep.tif": (40, 52), "alpha": (40, 52),
+            "colour": (33, 90), "tiny": (1, 1), "turned": (52, 40),
+        }  # fmt: skip
+        assert masks["plain"].any()
+        for name in ("deep.png", "deep.tif", "alpha"):
+            assert np.array_equal(masks[name], masks["plain"]), name
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Several networks: the disk fills at the second image's mask, which must not be there in part."""
+    saved = []
+
+    def fills(descriptor: int) -> None:
+        saved.append(descriptor)
+        if len(saved) > 2:  # the first image's mask and overlay
+            raise OSError(28, "No space left on device")
+
+    models, out = [save(tmp_path / "a.pt"), save(tmp_path / "b.pt", seed=1)], tmp_path / "out"
+    monkeypatch.setattr(os, "fsync", fills)
+    assert run(*models, "--input", images, "--out", out, "--csv", out / "x.csv") == 1
+    said = capsys.readouterr()
+    assert "b.npz: cannot save (No space left on device)" in said.err
+    assert "1 of 3 images written" in said.out
+    assert files(out) == ["masks/a.npz", "overlays/a.png", "x.csv"]
+    assert len((out / "x.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_a_folder_that_cannot_be_written_is_a_line(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def refused(self: Path, *words: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    models = [save(tmp_path / "a.pt"), save(tmp_path / "b.pt", seed=1)]
+    monkeypatch.setattr(Path, "mkdir", refused)
+    assert run(*models, "--input", images, "--out", tmp_path / "out") == 2
+    assert "out: cannot make this folder (Permission denied); choose another --out" in one_line(capsys)
+
+
 def test_interrupted_keeps_what_was_done(
     tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -65,15 +65,7 @@ def join(paths: Sequence[Path], **words: object) -> Ensemble:
 
 def shares(joined: Ensemble, image: np.ndarray) -> Tensor:
     """Probabilities (K, H, W) as `Ensemble` has them, band after band."""
-    size = image.shape[0], image.shape[1]
-    with torch.no_grad():
-        seen = []
-        for m in range(len(joined.paths)):
-            joined.load(m)
-            seen += joined._look(m, image, (0, size[0]))
-        found = torch.cat([band for _, band in joined._shares(seen, size, (0, size[0]))], dim=1)
-    joined.spool.clear()
-    return found
+    return torch.cat([band for _, band in joined.probabilities(image)], dim=1)
 
 
 def activate(logits: Tensor, labels: Labels) -> Tensor:

@@ -140,6 +140,17 @@ class Ensemble:
         assert answer.mask is not None
         return answer.mask
 
+    @torch.no_grad()
+    def probabilities(self, image: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+        """Bands of the image from above: the first row's number, and what `decide` decides on: (K, b, W), the
+        mean probability of each class or, where models vote, the share of them that set it."""
+        rows, seen = (0, image.shape[0]), list[Seen]()
+        for m in range(len(self.members)):
+            self.load(m)
+            seen += self._look(m, image, rows)
+        yield from self._shares(seen, (image.shape[0], image.shape[1]), rows)
+        self.spool.clear()
+
     def run(self, items: Iterable[T], read: Callable[[T], np.ndarray]) -> Iterator[Answer[T]]:
         """The answer to each item, in order; `read` gives its image, in other threads, and more than once.
 
@@ -283,8 +294,7 @@ class Ensemble:
     def _shares(
         self, seen: list[Seen], size: tuple[int, int], rows: tuple[int, int]
     ) -> Iterator[tuple[int, Tensor]]:
-        """Bands from above: the first row's number, and the mean probability of each class or, where models
-        vote, the share of them that set it: (K, b, W)."""
+        """Rows [top, bottom) of `probabilities`."""
         step = max(1, BAND // (self.labels.num_classes * size[1]))
         for top in range(rows[0], rows[1], step):
             bottom = min(top + step, rows[1])
