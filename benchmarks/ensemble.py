@@ -28,7 +28,7 @@ import zoo
 from zoo.core import checkpoint, phantom
 from zoo.core.checkpoint import Checkpoint
 from zoo.core.config import Preprocess
-from zoo.core.ensemble import Ensemble
+from zoo.core.ensemble import Ensemble, decide
 from zoo.core.images import read_image, resize_image
 from zoo.core.inference import Item, Writer, predict_all
 from zoo.core.masks import Labels, palette
@@ -107,11 +107,12 @@ def measure(job: str, folder: Path, paths: list[Path]) -> dict[str, float]:
         case _:
             image = read_image(item.path, 1)
             mean, joined = plain(paths, image), Ensemble(paths, machine=MACHINE)
-            differ = max(
-                (band.double() - mean[:, top : top + band.shape[1]]).abs().max().item()
-                for top, band in joined.probabilities(image)
-            )
-            return {"differ": differ, "equal": float((joined(image) == bits(mean)).mean())}
+            truth, differ, equal = bits(mean), 0.0, 0
+            for top, band in joined.probabilities(image):
+                rows = slice(top, top + band.shape[1])
+                differ = max(differ, (band.double() - mean[:, rows]).abs().max().item())
+                equal += int((decide(band, joined.labels).numpy() == truth[rows]).sum())
+            return {"differ": differ, "equal": equal / truth.size}
     return {"peak": resident("VmHWM"), "seconds": time.perf_counter() - began}
 
 

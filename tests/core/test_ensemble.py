@@ -14,9 +14,9 @@ from torch import Tensor
 
 import zoo
 from zoo.core import checkpoint, ensemble, spool
-from zoo.core.checkpoint import Checkpoint
+from zoo.core.checkpoint import Checkpoint, check_labels
 from zoo.core.config import Preprocess
-from zoo.core.ensemble import Ensemble, check_labels, decide, votes
+from zoo.core.ensemble import Ensemble, decide, votes
 from zoo.core.images import resize_image
 from zoo.core.masks import Labels, mask_dtype, palette, planes
 from zoo.core.predictor import Predictor
@@ -166,6 +166,30 @@ def test_half_the_votes_are_not_a_majority_and_the_lower_class_wins_a_tie() -> N
     assert decide(tie, Labels("multilabel", ("a", "b"), palette(2))).item() == 0
     assert decide(tie, Labels("multiclass", ("a", "b"), palette(2))).item() == 0
     assert decide(torch.full((1, 1, 1), 0.51), CELL).item() == 1
+
+
+@pytest.mark.parametrize("labels", [BONES, ROAD], ids=lambda x: x.task)
+@pytest.mark.parametrize("surer", [0, 1])
+def test_of_two_that_contradict_each_other_the_surer_one_is_right(
+    tmp_path: Path, labels: Labels, surer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 both are certain, 1 and 0, and their mean is an exact half."""
+    paths, sure = [save(tmp_path, labels, 0), save(tmp_path, labels, 1)], [20.0, 20.0]
+    sure[surer] = 24.0
+    joined = join(paths)
+
+    def logits(window: np.ndarray) -> Tensor:
+        found = torch.full((labels.num_classes, *window.shape[:2]), -40.0)
+        found[joined.current] = sure[joined.current]
+        if labels.task == "multilabel":  # what one sets with certainty the other rules out with certainty
+            found[1 - joined.current] = -sure[joined.current]
+        else:
+            found[1 - joined.current] = 0
+        return found
+
+    monkeypatch.setattr(Predictor, "logits", lambda self, window: logits(window))
+    mask = joined(photo())
+    assert (mask == (1 << surer if labels.task == "multilabel" else surer)).all()
 
 
 @pytest.mark.parametrize("labels", [BONES, CELL], ids=lambda x: x.task)

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.core.checkpoint import check_labels
 from zoo.core.config import Preprocess
 from zoo.core.images import plural, resize_image
 from zoo.core.masks import Labels, mask_dtype
@@ -43,6 +44,7 @@ from zoo.errors import InputError
 
 SPOOL = 4 << 30  # bytes in the temporary file at most, and half of what the disk has free
 BAND = 1 << 21   # values in a band of rows: of each, two or three are held
+EVEN = 1e-7      # a difference that float32 cannot tell from none
 RULES = ("mean", "vote")
 T = TypeVar("T")
 
@@ -298,13 +300,17 @@ class Ensemble:
         step = max(1, BAND // (self.labels.num_classes * size[1]))
         for top in range(rows[0], rows[1], step):
             bottom = min(top + step, rows[1])
-            total = torch.zeros((self.labels.num_classes, bottom - top, size[1]), device=self.device)
-            for one in seen:
-                logits = self.spool.enlarged(one, size, top, bottom)
-                each = logits.softmax(0) if self.labels.task == "multiclass" else logits.sigmoid_()
-                if self.rule == "vote":
-                    each = votes(each, self.labels, self.thresholds)
-                total.add_(each, alpha=one.weight)
+            shape = self.labels.num_classes, bottom - top, size[1]
+            for dtype in (torch.float32, torch.float64):
+                total = torch.zeros(shape, dtype=dtype, device=self.device)
+                for one in seen:
+                    logits = self.spool.enlarged(one, size, top, bottom).to(dtype)
+                    each = logits.softmax(0) if self.labels.task == "multiclass" else logits.sigmoid_()
+                    if self.rule == "vote":
+                        each = votes(each, self.labels, self.thresholds)
+                    total.add_(each, alpha=one.weight)
+                if self.rule == "vote" or clear(total, self.labels, self.thresholds):
+                    break
             yield top, total
 
 
@@ -345,6 +351,17 @@ def decide(probability: Tensor, labels: Labels, thresholds: Sequence[float] | No
     return mask
 
 
+def clear(probability: Tensor, labels: Labels, thresholds: Sequence[float] | None = None) -> bool:
+    """Whether no pixel (K, h, w) is so even that float32 cannot tell: there two networks may contradict one
+    another with certainties that it rounds to 1."""
+    if labels.task == "multiclass":
+        return not ((probability >= probability.amax(0) - EVEN).sum(0) > 1).any()
+    return all(
+        ((plane - threshold).abs() > EVEN).all()
+        for plane, threshold in zip(probability, thresholds or [0.5] * len(probability), strict=True)
+    )
+
+
 def votes(probability: Tensor, labels: Labels, thresholds: Sequence[float] | None = None) -> Tensor:
     """What one model decides, as planes (K, h, w) of 0 and 1."""
     decided = decide(probability, labels, thresholds)
@@ -352,28 +369,6 @@ def votes(probability: Tensor, labels: Labels, thresholds: Sequence[float] | Non
     if labels.task == "multiclass":
         return (decided == classes).float()
     return (decided >> classes & 1).float()
-
-
-def check_labels(labels: Labels, path: Path, other: Labels, other_path: Path) -> None:
-    """Raises InputError with the first difference, unless both checkpoints speak of the same classes."""
-    a, b = labels, other
-    differs = ""
-    if a.task != b.task:
-        differs = f"its task is {b.task}, that of {path} {a.task}"
-    elif len(a.names) != len(b.names):
-        differs = f"it has {len(b.names)} classes, {path} {len(a.names)}"
-    else:
-        for k, name in enumerate(a.names):
-            if name != b.names[k]:
-                differs = f"its class {k} is {b.names[k]!r}, that of {path} {name!r}"
-            elif a.colours[k] != b.colours[k]:
-                differs = f"its colour of {name!r} is {b.colours[k]}, that of {path} {a.colours[k]}"
-            if differs:
-                break
-    if not differs and a.index != b.index:
-        differs = f"its classes are {list(b.index)} in mask files, those of {path} {list(a.index)}"
-    if differs:
-        raise InputError(f"{other_path}: cannot join {path}: {differs}; an ensemble needs the same classes")
 
 
 def _member(path: Path, predictor: Predictor, tiles: Tiles | None) -> Member:
