@@ -3,7 +3,7 @@
 The plain way is the reference: all logits enlarged to the image, sigmoid or softmax in float64, the mean.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import zoo
 from zoo.core import checkpoint, ensemble, spool
@@ -235,6 +237,39 @@ def test_tiles_blend_as_the_plain_loops_do(
     expected = (tiled(paths[0], image, 32, blend, labels) + tiled(paths[1], image, 32, blend, labels)) / 2
     found = shares(joined, image)
     assert (found - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("view", parse_views("flip,rot90")[1:], ids=str)
+def test_tiles_of_a_view_are_those_of_the_image_so_shown(tmp_path: Path, view: View) -> None:
+    path, image, tiles = save(tmp_path, BONES), photo(90, 71), Tiles((32, 24), 0.25)
+    found = shares(join([path], tiles=tiles, views=[view]), image)
+    expected = view.restore(shares(join([path], tiles=tiles), view.show(image)))
+    assert (found - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("tile", [(), (48, 40)], ids=["whole", "tiles"])
+def test_no_tensor_has_classes_times_image_values(
+    tmp_path: Path, tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a network gives and a band of rows are the largest, however large the image is."""
+
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(  # type: ignore[no-untyped-def]
+            self, func: Callable, types, args=(), kwargs=None
+        ) -> object:
+            result = func(*args, **(kwargs or {}))
+            self.numel = max([self.numel, *(t.numel() for t in tree_leaves(result) if isinstance(t, Tensor))])
+            return result
+
+    monkeypatch.setattr(ensemble, "BAND", 40 * 500 * 3)
+    paths = [save(tmp_path, WIDE, 0), save(tmp_path, WIDE, 1)]
+    joined = join(paths, tiles=Tiles(tile, 0.25) if tile else None)
+    with Largest() as largest:
+        mask = joined(photo(600, 500))
+    assert mask.shape == (600, 500)
+    assert largest.numel <= 40 * 500 * 5 < 40 * 600 * 500 / 100
 
 
 def test_a_huge_image_goes_through_the_file_in_parts_and_nothing_changes(tmp_path: Path) -> None:
