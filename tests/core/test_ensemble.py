@@ -5,6 +5,7 @@ The plain way is the reference: all logits enlarged to the image, sigmoid or sof
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -379,6 +380,18 @@ def test_a_full_disk_is_said_with_the_folder(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(spool.Spool, "write", full)
     with pytest.raises(InputError, match=r"No space left on device.*TMPDIR"):
         joined(photo())
+
+
+def test_the_file_leaves_half_of_the_disk_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    assert ensemble.room() == 500
+
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    with pytest.raises(InputError, match=r"No usable temporary directory.*TMPDIR"):
+        ensemble.room()
 
 
 # ---------------------------------------------------------------- what cannot be joined

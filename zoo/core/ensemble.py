@@ -102,7 +102,7 @@ class Ensemble:
     ):
         self.rule, self.views, self.thresholds = rule, views, thresholds
         self.machine = machine
-        self.most = min(SPOOL, shutil.disk_usage(tempfile.gettempdir()).free // 2) if spool is None else spool
+        self.most = room() if spool is None else spool
         self.members = list[Member]()
         self.current = -1
         self.paths = [Path(path) for path in paths]
@@ -319,6 +319,14 @@ class Looked(Answer[T]):
     """An answer on its way."""
 
     seen: list[Seen] = field(default_factory=list)
+
+
+def room() -> int:
+    """Bytes that the temporary file may hold.  Raises InputError where there is no place for one."""
+    try:
+        return min(SPOOL, shutil.disk_usage(tempfile.gettempdir()).free // 2)
+    except OSError as e:
+        raise InputError(f"no folder for temporary files ({e.strerror}); set TMPDIR to one with space") from e
 
 
 def show(member: Member, view: View, size: tuple[int, int]) -> Shown:
