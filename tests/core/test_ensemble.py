@@ -3,6 +3,8 @@
 The plain way is the reference: all logits enlarged to the image, sigmoid or softmax in float64, the mean.
 """
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -333,9 +335,6 @@ def test_groups_give_what_single_images_give_in_their_order(tmp_path: Path) -> N
 def test_models_are_loaded_once_a_group_and_one_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import gc
-    import weakref
-
     paths, loads, alive = several(tmp_path, BONES), list[str](), list[weakref.ref]()
     original = Predictor.from_checkpoint
 
@@ -355,6 +354,17 @@ def test_models_are_loaded_once_a_group_and_one_at_a_time(
     loads.clear()
     assert len(list(joined.run(range(4), lambda i: photo(40, 50, i)))) == 4
     assert loads == ["0", "1", "2", "0", "1", "2"], "two groups of two"
+
+
+def test_a_group_does_not_keep_the_answers_that_were_taken(tmp_path: Path) -> None:
+    """A group may be of hundreds of images, and their masks would fill the memory."""
+    joined, masks = join([save(tmp_path, BONES, 0), save(tmp_path, BONES, 1)]), list[weakref.ref]()
+    for answer in joined.run(range(6), lambda i: photo(40, 50, i)):
+        gc.collect()
+        assert sum(mask() is not None for mask in masks) <= 1
+        masks.append(weakref.ref(answer.mask))  # type: ignore[arg-type]
+        assert joined.spool.end, "all six are of one group"
+    assert len(masks) == 6
 
 
 def test_a_broken_image_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -203,20 +203,22 @@ class Ensemble:
         def image(one: Looked[T]) -> np.ndarray | None:
             return read(one.item) if one.image is None and one.fault is None else one.image
 
-        for m in range(1, len(self.members)) if group else ():
+        wanted = [one for one in group if one.mask is None and one.fault is None]
+        for m in range(1, len(self.members)) if wanted else ():
             self.load(m)
-            for one, reading in ahead(image, [one for one in group if one.mask is None]):
+            for one, reading in ahead(image, wanted):
                 with one.holding():
                     pixels = reading.result()
-                    if pixels is not None and one.fault is None:
+                    if pixels is not None and one.fault is None:  # which an earlier model may have met
                         one.seen += self._look(m, pixels, (0, len(pixels)))
         for one, reading in ahead(image, group):
-            with one.holding():
-                one.image = reading.result()
-                if one.image is not None and one.mask is None and one.fault is None:
-                    size = one.image.shape[0], one.image.shape[1]
-                    one.mask = self._mask(one.seen, size, (0, size[0]))
-            yield one
+            answer = Answer(one.item, mask=one.mask, fault=one.fault)  # not `one`: the group would keep it
+            with answer.holding():
+                answer.image = reading.result()
+                if answer.image is not None and answer.mask is None and answer.fault is None:
+                    size = answer.image.shape[0], answer.image.shape[1]
+                    answer.mask = self._mask(one.seen, size, (0, size[0]))
+            yield answer
         self.spool.clear()
 
     def _in_parts(self, image: np.ndarray, parts: list[tuple[int, int]]) -> np.ndarray:

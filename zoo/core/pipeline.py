@@ -38,7 +38,7 @@ class Answer(Generic[T]):
         try:
             yield
         except FAULTS as e:
-            self.fault = e
+            self.fault = e.with_traceback(None)  # whose frames would keep images and tensors
 
 
 def ahead(work: Callable[[T], R], items: Iterable[T], most: int = MOST) -> Iterator[tuple[T, Future[R]]]:
