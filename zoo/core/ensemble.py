@@ -366,10 +366,8 @@ def clear(probability: Tensor, labels: Labels, thresholds: Sequence[float] | Non
     another with certainties that it rounds to 1."""
     if labels.task == "multiclass":
         return not ((probability >= probability.amax(0) - EVEN).sum(0) > 1).any()
-    return all(
-        ((plane - threshold).abs() > EVEN).all()
-        for plane, threshold in zip(probability, thresholds or [0.5] * len(probability), strict=True)
-    )
+    limits = probability.new_tensor(thresholds or [0.5] * len(probability))[:, None, None]
+    return bool((probability - limits).abs_().amin() > EVEN)
 
 
 def votes(probability: Tensor, labels: Labels, thresholds: Sequence[float] | None = None) -> Tensor:

@@ -54,7 +54,7 @@ class Spool:
         assert self.file is not None
         self.file.seek(begin + rows.start * self.classes * w * 4)
         self.file.readinto(data.data.cast("B"))  # type: ignore[attr-defined]
-        return torch.from_numpy(data).transpose(0, 1)
+        return torch.from_numpy(data).transpose(0, 1).contiguous()
 
     def clear(self) -> None:
         """Give the disk's space back and begin anew."""
@@ -86,13 +86,19 @@ class Spool:
                 whole = torch.zeros((self.classes, last - first, width), device=self.device)
             whole[:, low - first : high - first, box.x : box.x + w] += part
         assert whole is not None
+        if last - first <= bottom - top:  # few rows: widen them, then make more of them
+            whole = _widened(whole, size[1])
         if seen.canvas[0] != size[0]:
             blend = share[:, None].to(self.device)
-            whole = torch.lerp(whole[:, above - first], whole[:, under - first], blend)
-        if width != size[1]:
-            band = bottom - top, size[1]
-            whole = F.interpolate(whole[None], band, mode="bilinear", align_corners=False)[0]
-        return whole
+            whole = whole[:, above - first].lerp_(whole[:, under - first], blend)
+        return _widened(whole, size[1])
+
+
+def _widened(rows: Tensor, width: int) -> Tensor:
+    """(K, b, w) -> (K, b, width), bilinear."""
+    if rows.shape[2] == width:
+        return rows
+    return F.interpolate(rows[None], (rows.shape[1], width), mode="bilinear", align_corners=False)[0]
 
 
 def sources(top: int, bottom: int, height: int, canvas: int) -> tuple[Tensor, Tensor, Tensor]:
