@@ -19,18 +19,22 @@ from zoo.core.checkpoint import Checkpoint
 from zoo.core.config import Preprocess
 from zoo.core.dataset import open_data
 from zoo.core.decide import Decision
+from zoo.core.ensemble import Ensemble
 from zoo.core.masks import Labels, palette, rle_decode, unpack
 from zoo.core.predictor import Predictor
 from zoo.core.runs import CsvMasks
+from zoo.core.views import Tiles, parse_views
 
 BONES = Labels("multilabel", ("finger-1", "Radius", "a/b c"), palette(3))
 ROAD = Labels("multiclass", ("sky", "road", "car"), palette(3), (3, 40, 200))
 NUCLEUS = Labels("binary", ("nucleus",), palette(1), (5, 9))
 
 
-def save(path: Path, labels: Labels = BONES, arch: str = "unetpp", tile: bool = False) -> Path:
+def save(
+    path: Path, labels: Labels = BONES, arch: str = "unetpp", tile: bool = False, seed: int = 0
+) -> Path:
     """A checkpoint of a tiny untrained model, whose masks have something of every class."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     build = {"num_classes": labels.num_classes, "in_channels": 1, "encoder": None, "width": 2}
     model = zoo.build(arch, **build)
     preprocess = Preprocess(1, (0.5,), (0.1,), (36, 36), tile)
@@ -175,6 +179,55 @@ def test_unet_by_tiles(tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "out" / "masks" / "x.png"), -1).shape == (50, 61)
 
 
+# ---------------------------------------------------------------- several networks, several views, tiles
+
+
+def test_several_checkpoints_views_and_tiles(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture
+) -> None:
+    models = [save(tmp_path / "a.pt"), save(tmp_path / "b.pt", arch="unet"), save(tmp_path / "c.pt", seed=1)]
+    words = ("--weights", 2, 1, 1, "--tta", "flip,scale:0.75",
+             "--tile", 20, "--overlap", 0.5, "--blend", "flat")  # fmt: skip
+    for rule in ("mean", "vote"):
+        out = tmp_path / rule
+        rest = ("--ensemble", rule, "--csv", out / "x.csv")
+        assert run(*models, "--input", images, "--out", out, *words, *rest) == 0
+        said = capsys.readouterr().out
+        assert "3 networks × 4 views" in said
+        assert "tiles of at most 20x20 and tiles of at most 388x388" in said
+        assert files(out / "masks") == ["a.npz", "b.npz", "deep/er/a.npz"]
+        assert len((out / "x.csv").read_text().splitlines()) == 1 + 3 * 3
+        joined = Ensemble(
+            models, weights=(2, 1, 1), rule=rule, views=parse_views("flip,scale:0.75"),
+            tiles=Tiles((20, 20), 0.5, "flat"), machine=("cpu", "off"),
+        )  # fmt: skip
+        for name in ("a.png", "b.jpg", "deep/er/a.png"):
+            with np.load((out / "masks" / name).with_suffix(".npz")) as held:
+                assert np.array_equal(held["bits"], joined(inference.read_image(images / name, 1)))
+
+
+def test_what_cannot_be_joined_ends_with_2_before_anything_is_written(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture
+) -> None:
+    a, b = save(tmp_path / "a.pt"), save(tmp_path / "b.pt", ROAD)
+    out = tmp_path / "out"
+    cases = [
+        ((a, b), "b.pt: cannot join"),
+        ((a, a, "--weights", 1), "--weights: want 2"),
+        ((a, "--weights", 1, 2), "--weights: want 1"),
+        ((a, "--tta", "flop"), "nearest: flip"),
+        ((a, "--tile", 8), "--tile 8: too small for"),
+        ((a, "--tile", 32, "--overlap", 1), "--overlap 1: must be from 0"),
+        ((a, "--overlap", 0.5), "--overlap: needs --tile SIZE as well"),
+        ((a, "--blend", "flat"), "--blend: needs --tile SIZE as well"),
+        ((a, tmp_path / "none.pt"), "none.pt"),
+    ]
+    for words, message in cases:
+        assert run(*words, "--input", images, "--out", out) == 2
+        assert message in one_line(capsys)
+    assert not out.exists()
+
+
 # ---------------------------------------------------------------- names
 
 
@@ -281,6 +334,73 @@ def test_a_full_disk_stops_the_run_and_says_so(
     assert files(out) == ["x.csv"]
 
 
+def test_images_of_any_depth_channels_turn_and_size(tmp_path: Path) -> None:
+    """What cameras and hospitals write: each mask has the size of the image as it is looked at."""
+    folder, rng = tmp_path / "in", np.random.default_rng(0)
+    folder.mkdir()
+    grey = picture(tmp_path / "grey.png", 40, 52)
+    values = cv2.imread(str(grey), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(folder / "plain.png"), values)
+    cv2.imwrite(str(folder / "deep.png"), values.astype(np.uint16) * 256 + 255)
+    cv2.imwrite(str(folder / "deep.tif"), values.astype(np.uint16) * 256)
+    alpha = rng.integers(0, 256, values.shape, dtype=np.uint8)
+    cv2.imwrite(str(folder / "alpha.png"), np.dstack([values] * 3 + [alpha]))
+    cv2.imwrite(str(folder / "colour.png"), rng.integers(0, 256, (33, 90, 3), dtype=np.uint8))
+    cv2.imwrite(str(folder / "tiny.png"), values[:1, :1])
+    _, data = cv2.imencode(".jpg", values)
+    quarter = bytes.fromhex("ffe10022457869660000 49492a0008000000 0100 1201 0300 01000000 06000000 00000000")
+    (folder / "turned.jpg").write_bytes(data.tobytes()[:2] + quarter + data.tobytes()[2:])
+
+    one, other = save(tmp_path / "a.pt"), save(tmp_path / "b.pt", seed=1)
+    for models in ([one], [one, other]):
+        out = tmp_path / f"out{len(models)}"
+        assert run(*models, "--input", folder, "--out", out) == 0
+        masks = {}
+        for path in (out / "masks").iterdir():
+            with np.load(path) as held:
+                masks[path.stem] = held["bits"]
+        assert {name: mask.shape for name, mask in masks.items()} == {
+            "plain": (40, 52), "deep.png": (40, 52), "deep.tif": (40, 52), "alpha": (40, 52),
+            "colour": (33, 90), "tiny": (1, 1), "turned": (52, 40),
+        }  # fmt: skip
+        assert masks["plain"].any()
+        for name in ("deep.png", "deep.tif", "alpha"):
+            assert np.array_equal(masks[name], masks["plain"]), name
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Several networks: the disk fills at the second image's mask, which must not be there in part."""
+    saved = []
+
+    def fills(descriptor: int) -> None:
+        saved.append(descriptor)
+        if len(saved) > 2:  # the first image's mask and overlay
+            raise OSError(28, "No space left on device")
+
+    models, out = [save(tmp_path / "a.pt"), save(tmp_path / "b.pt", seed=1)], tmp_path / "out"
+    monkeypatch.setattr(os, "fsync", fills)
+    assert run(*models, "--input", images, "--out", out, "--csv", out / "x.csv") == 1
+    said = capsys.readouterr()
+    assert "b.npz: cannot save (No space left on device)" in said.err
+    assert "1 of 3 images written" in said.out
+    assert files(out) == ["masks/a.npz", "overlays/a.png", "x.csv"]
+    assert len((out / "x.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_a_folder_that_cannot_be_written_is_a_line(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def refused(self: Path, *words: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    models = [save(tmp_path / "a.pt"), save(tmp_path / "b.pt", seed=1)]
+    monkeypatch.setattr(Path, "mkdir", refused)
+    assert run(*models, "--input", images, "--out", tmp_path / "out") == 2
+    assert "out: cannot make this folder (Permission denied); choose another --out" in one_line(capsys)
+
+
 def test_interrupted_keeps_what_was_done(
     tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -312,6 +432,21 @@ def test_out_of_memory_is_a_line(
     assert capsys.readouterr().err.count("not enough memory") == 3
 
 
+def test_several_networks_are_scored_as_one_is(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Against its own masks an ensemble scores 1 on each image; a truth that is missing is named."""
+    models = save(tmp_path / "a.pt"), save(tmp_path / "b.pt")
+    assert run(*models, "--input", images, "--out", tmp_path / "first") == 0
+    words = (*models, "--input", images, "--eval", tmp_path / "first" / "masks", "--out", tmp_path / "again")
+    assert run(*words) == 0
+    with open(tmp_path / "again" / "scores_images.csv") as f:
+        rows = list(csv.DictReader(f))
+    assert len({row["image_name"] for row in rows}) == 3
+    assert {row["dice"] for row in rows} <= {"1.0", "1.000000", ""}
+    assert "mean" in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------- the door itself
 
 
@@ -331,4 +466,5 @@ def test_the_option_list() -> None:
     assert options == {
         "-h", "--help", "--input", "--out", "--csv", "--rle-order", "--planes", "--no-overlays",
         "--device", "--amp", "--coco", "--eval", "--thresholds", "--min-area", "--largest",
+        "--ensemble", "--weights", "--tta", "--tile", "--overlap", "--blend",
     }  # fmt: skip

@@ -86,6 +86,28 @@ def model_of(checkpoint: Checkpoint) -> nn.Module:
     return model.eval()
 
 
+def check_labels(labels: Labels, path: Path, other: Labels, other_path: Path) -> None:
+    """Raises InputError with the first difference, unless both checkpoints speak of the same classes."""
+    a, b = labels, other
+    differs = ""
+    if a.task != b.task:
+        differs = f"its task is {b.task}, that of {path} {a.task}"
+    elif len(a.names) != len(b.names):
+        differs = f"it has {len(b.names)} classes, {path} {len(a.names)}"
+    else:
+        for k, name in enumerate(a.names):
+            if name != b.names[k]:
+                differs = f"its class {k} is {b.names[k]!r}, that of {path} {name!r}"
+            elif a.colours[k] != b.colours[k]:
+                differs = f"its colour of {name!r} is {b.colours[k]}, that of {path} {a.colours[k]}"
+            if differs:
+                break
+    if not differs and a.index != b.index:
+        differs = f"its classes are {list(b.index)} in mask files, those of {path} {list(a.index)}"
+    if differs:
+        raise InputError(f"{other_path}: cannot join {path}: {differs}; an ensemble needs the same classes")
+
+
 def load(path: str | Path) -> nn.Module:
     """`zoo.load`: the model of the checkpoint at `path`, in eval mode, on the CPU.  Raises InputError."""
     return model_of(read(path))

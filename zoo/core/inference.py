@@ -1,4 +1,4 @@
-"""What infer.py does: images found in a folder, predicted one after another, masks written where they belong.
+"""What infer.py does: images found in a folder, predicted by one network or several, masks written.
 
     OUT/masks/NAME.png          multiclass, binary: grey, the values of the dataset's own mask files
     OUT/masks/NAME.npz          multilabel: `bits` (H, W), class k in bit k, and `names`
@@ -12,20 +12,22 @@ NAME is the image's path below the input folder, without its suffix.
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-import cv2
 import numpy as np
 
 from zoo.core import pictures
+from zoo.core.ensemble import Ensemble
 from zoo.core.files import write_bytes
 from zoo.core.images import SUFFIXES, read_image
 from zoo.core.masks import Labels, class_plane
+from zoo.core.pipeline import Answer, Behind, ahead
 from zoo.core.predictor import Predictor
 from zoo.core.runs import CocoFile, RunLengths
 from zoo.errors import InputError
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from zoo.core.evaluate import Evaluation
 
 FOLDERS = ("masks", "planes", "overlays", "worst")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def names_of(paths: Sequence[PurePath]) -> list[tuple[str, str]]:
 
 
 def predict_all(
-    predictor: Predictor,
+    predictor: Predictor | Ensemble,
     items: Iterable[Item],
     writer: "Writer",
     report: Callable[[Item, str], None],
@@ -100,23 +103,50 @@ def predict_all(
 ) -> None:
     """Predict, score and write each image; then report(item, ""), or the reason why it could not be.
 
-    A result that cannot be written stops the run, for the next one could not be either: InputError.
+    The next images are read and the last written while the network works.  A result that cannot be written
+    stops the run, for the next one could not be either: InputError.
     """
-    for item in items:
-        failure = ""
-        try:
-            image, truth = item.read(predictor.preprocess.channels)
-            mask = predictor(image)
-            if evaluation and truth is not None:
-                evaluation.add(item.label, image, mask, truth)
-        except InputError as e:
-            failure = str(e) if str(item.path) in str(e) else f"{item.path}: {e}"
-        except (MemoryError, RuntimeError, cv2.error) as e:  # on a CPU torch's is a RuntimeError
-            reason = (str(e).splitlines() or ["no more said"])[0]
-            failure = f"{item.path}: not enough memory for an image of this size, or: {reason}"
-        if not failure:
-            writer.write(item, image, mask)
-        report(item, failure)
+    run = predictor.run if isinstance(predictor, Ensemble) else partial(one_by_one, predictor)
+    channels = predictor.channels if isinstance(predictor, Ensemble) else predictor.preprocess.channels
+
+    def conclude(answer: Answer[Item]) -> None:
+        """Score an image and write what became of it."""
+        item = answer.item
+        if evaluation and answer.image is not None and answer.mask is not None:
+            with answer.holding():
+                _, truth = item.read(channels)  # here, behind the network, for truths are as large as images
+                if truth is not None:
+                    evaluation.add(item.label, answer.image, answer.mask, truth)
+        if answer.fault is None and answer.image is not None and answer.mask is not None:
+            writer.write(item, answer.image, answer.mask)
+        report(item, reason(answer))
+
+    with Behind() as behind:
+        for answer in run(items, lambda item: item.read(channels)[0]):
+            behind.put(partial(conclude, answer))
+
+
+def one_by_one(
+    predictor: Predictor, items: Iterable[T], read: Callable[[T], np.ndarray]
+) -> Iterator[Answer[T]]:
+    """The answers of a single network, as `Ensemble.run`'s."""
+    for item, reading in ahead(read, items):
+        answer = Answer(item)
+        with answer.holding():
+            answer.image = reading.result()
+            answer.mask = predictor(answer.image)
+        yield answer
+
+
+def reason(answer: Answer[Item]) -> str:
+    """Why there is nothing, or ""."""
+    item, fault = answer.item, answer.fault
+    if fault is None:
+        return ""
+    if isinstance(fault, InputError):
+        return str(fault) if str(item.path) in str(fault) else f"{item.path}: {fault}"
+    said = (str(fault).splitlines() or ["no more said"])[0]
+    return f"{item.path}: not enough memory for an image of this size, or: {said}"
 
 
 class Writer:
