@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from zoo.core import phantom
 from zoo.core.dataset import Sample
 from zoo.core.inspection import clusters
 from zoo.core.inspection.clusters import MIRROR, aligned, descriptors, poses, sides, silhouette
@@ -79,6 +80,16 @@ def test_two_poses_are_found_whatever_the_side_and_the_turn() -> None:
     assert found.of.tolist() == pose.astype(int).tolist(), "the larger is 0"
     assert found.silhouette > clusters.CLEAR
     assert set(poses(mixed, left, 4).of) == {0, 1, 2, 3}
+
+
+def test_bent_wrists_gather() -> None:
+    """Phantoms' wrists are straight, or bent to either side by 10 degrees and more."""
+    drawn = [phantom.draw(11, i, 96) for i in range(60)]
+    images = [measure(Sample(hand.image, hand.bits, ""), LABELS) for hand in drawn]
+    bent = np.array([hand.pose == "bent" for hand in drawn])
+    found = poses(descriptors(images), np.arange(60) % 2 == 1)
+    told = sum(max(bent[found.of == k].sum(), (~bent)[found.of == k].sum()) for k in set(found.of)) / 60
+    assert told > (~bent).mean() + 0.1, "saying straight of all of them"
 
 
 def test_nothing_to_tell_apart_is_one_cluster() -> None:
