@@ -155,7 +155,8 @@ def test_multi_class_with_ignored_pixels_and_binary(
 def test_every_broken_file_is_said_at_once(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """More than train.py lists, on the terminal and in problems.txt."""
+    """More than train.py lists, on the terminal and in problems.txt; mended, it goes through."""
+    whole = {path: path.read_bytes() for path in shapes.rglob("*.png")}
     for path in (*(shapes / "images").iterdir(), *sorted((shapes / "masks").iterdir())[:5]):
         path.write_bytes(path.read_bytes()[:60])
     out = tmp_path / "out"
@@ -167,6 +168,10 @@ def test_every_broken_file_is_said_at_once(
     assert all(line in said for line in written)
     assert "and 5 more" not in said
     assert [path.name for path in out.iterdir()] == ["problems.txt"]
+    for path, data in whole.items():
+        path.write_bytes(data)
+    assert main(["inspect", f"folder:{shapes}", "--out", str(out)]) == 0
+    assert (out / "problems.txt").read_text() == ""
 
 
 @pytest.mark.parametrize("kind", ["file", "full", "refused"])
@@ -245,6 +250,21 @@ def test_rings_and_plates_come_before_plain_hands(tmp_path: Path) -> None:
             odd.append(int(row["rank"]))
     assert odd == list(range(1, len(odd) + 1))
     assert len(odd) >= 2
+
+
+def test_two_images_are_enough(tmp_path: Path) -> None:
+    """One of them without any class: nothing is divided by nothing."""
+    for folder in ("images", "masks"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for i in range(2):
+        image, mask = np.full((20 + i, 30), 90 * i, np.uint8), np.zeros((20 + i, 30), np.uint8)
+        mask[3:6, 3:9] = i
+        cv2.imwrite(str(tmp_path / "data" / "images" / f"{i}.png"), image)
+        cv2.imwrite(str(tmp_path / "data" / "masks" / f"{i}.png"), mask)
+    assert main(["inspect", f"folder:{tmp_path / 'data'}", "--out", str(tmp_path / "out")]) == 0
+    (row,) = rows(tmp_path / "out" / "classes.csv")
+    assert (row["images"], row["pixels"]) == ("1", "18")
+    assert rows(tmp_path / "out" / "pairs.csv") == rows(tmp_path / "out" / "duplicates.csv") == []
 
 
 def test_a_name_with_marks_stays_a_file(tmp_path: Path) -> None:

@@ -74,9 +74,12 @@ class Findings:
 
 
 def begin(out: Path) -> None:
-    """Make `out`, which must be new or empty, and see that it can be written to.  Raises InputError."""
+    """Make `out`, which must be new, or hold nothing but problems, and see that it can be written to.
+
+    Raises InputError.
+    """
     make_folder(out)
-    if any(out.iterdir()):
+    if any(path.name != PROBLEMS for path in out.iterdir()):
         raise InputError(f"--out {out}: is not empty; name another folder, or remove what is in it")
     write_bytes(out / PROBLEMS, b"")
 
