@@ -40,11 +40,16 @@ class Sides:
         return self.names[int(self.left[i])] if self.by else ""
 
 
+def common(images: Sequence[Measured]) -> np.ndarray:
+    """The classes that at least half of the images have, int (F,)."""
+    return np.flatnonzero(np.array([m.areas > 0 for m in images]).mean(axis=0) >= 0.5)
+
+
 def descriptors(images: Sequence[Measured]) -> np.ndarray:
     """float64 (n, F, 4); an absent class is where it is in the median image.  F may be 0."""
     table = np.array([m.shapes for m in images])
     sizes = np.array([m.size for m in images], np.float64)
-    table = table[:, (~np.isnan(table[..., 0])).mean(axis=0) >= 0.5]
+    table = table[:, common(images)]
     found = np.stack([table[..., SHAPES.index(what)] for what in ("x", "y", "cos", "sin")], axis=2)
     if found.shape[1] == 0:
         return found

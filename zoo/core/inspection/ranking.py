@@ -61,11 +61,17 @@ def presence(there: np.ndarray) -> np.ndarray:
 
 
 def statistics(
-    images: Sequence[Measured], labels: Labels, left: np.ndarray, turn: np.ndarray
+    images: Sequence[Measured],
+    labels: Labels,
+    left: np.ndarray,
+    turn: np.ndarray,
+    places: dict[int, np.ndarray],
 ) -> list[Statistic]:
     """Everything that is compared.
 
     left: bool (n,), images that are mirrored before places are compared.  turn: in degrees (n,).
+    places: x, y (n, 2) of a class among the others, which show swapped names wherever a hand lies; for
+    classes that have none their places in the image are compared.
     """
     sizes = np.array([m.size for m in images], np.float64)
     found = [
@@ -79,6 +85,8 @@ def statistics(
     table = np.array([m.shapes for m in images])
     x = SHAPES.index("x")
     table[left, :, x] = 1 - table[left, :, x]
+    for k, among in places.items():
+        table[:, k, x : x + 2] = np.where(there[:, k, None], among, np.nan)  # SHAPES has y after x
     for k, name in enumerate(labels.names):
         found.append(Statistic(f"{name} there or not", presence(there[:, k])))
         if there[:, k].sum() >= LEAST:

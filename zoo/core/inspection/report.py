@@ -115,7 +115,7 @@ def find(
     two = clusters.sides(names, described)
     scores = scored(predictor, load, len(images), progress) if predictor else None
     poses = clusters.poses(described, two.left, wanted)
-    found = ranking.statistics(images, labels, two.left, poses.turn)
+    found = ranking.statistics(images, labels, two.left, poses.turn, places(images, described, two.left))
     ranks = ranking.by_statistics(found) if scores is None else ranking.by_dice(scores, labels)
     hashes, mirrored = (np.array([m.hash for m in images]), np.array([m.mirrored for m in images]))
     split = [content.SIDES[0]] * len(train) + [content.SIDES[1]] * len(val)
@@ -134,6 +134,14 @@ def find(
         duplicates=sorted(same, key=lambda d: split[d.a] == split[d.b]),
         dice=scores,
     )
+
+
+def places(images: Sequence[Measured], described: np.ndarray, left: np.ndarray) -> dict[int, np.ndarray]:
+    """Class -> x, y (n, 2) among the others, mirrored and turned alike; {} with less than 3 classes."""
+    if described.shape[1] < 3:
+        return {}
+    straight, _ = clusters.aligned(np.where(left[:, None, None], described * clusters.MIRROR, described))
+    return {int(k): straight[:, f, :2] for f, k in enumerate(clusters.common(images))}
 
 
 def loader(train: Source, val: Source) -> tuple[Callable[[int], Sample], list[str]]:
