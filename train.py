@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from zoo import names
-from zoo.core import checkpoint, thresholds
+from zoo.core import checkpoint, exclude, thresholds
 from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, TrainConfig
 from zoo.core.dataset import FETCHED, KINDS, typed
 from zoo.core.device import resolve_device
@@ -24,7 +24,7 @@ from zoo.core.stop import Interrupted
 from zoo.core.trainer import Trainer
 from zoo.core.transforms import WORDS
 from zoo.errors import InputError
-from zoo.options import as_typed, option, size
+from zoo.options import as_typed, fold, option, size
 
 DEFAULTS = {f.name: getattr(TrainConfig(), f.name) for f in fields(TrainConfig)}
 
@@ -46,12 +46,6 @@ def overrides(name: str, default: object) -> str:
         if name in row and row[name] != default:
             whose.setdefault(written(row[name]), []).append(who)
     return "".join(f"; {', '.join(names)}: {value}" for value, names in whose.items())
-
-
-def fold(text: str) -> tuple[int, int]:
-    """`0/5`."""
-    i, n = text.split("/")
-    return int(i), int(n)
 
 
 def batch(text: str) -> int | str:
@@ -104,6 +98,8 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--fold", "validate on part I of N, counted from 0", metavar="I/N", type=fold)
     add(g, "--limit-train", "train on at most this many images", metavar="N", type=int)
     add(g, "--limit-val", "validate on at most this many images", metavar="N", type=int)
+    add(g, "--exclude", "do not train on the images in this file, a name a line with a `# reason`; "
+        "validation stays as it is", metavar="FILE", type=Path)
     add(g, "--size", "pixels of the network's output: S or HxW", metavar="SIZE", type=size)
     add(g, "--augment", f"none, default, or words joined by +: {' '.join(WORDS)}", metavar="WORDS")
     g = p.add_argument_group("optimisation")
@@ -167,6 +163,8 @@ def flags_of(args: argparse.Namespace) -> dict:
         options["deep_supervision"] = True
     if options:
         flags["options"] = options
+    if "exclude" in flags:  # its names, so that a resumed run does not depend on the file
+        flags["exclude"] = exclude.read(flags["exclude"])
     if "ignore" in flags:
         flags["ignore"] = tuple(flags["ignore"])
     return flags

@@ -101,6 +101,7 @@ class TrainConfig:
     fold: tuple[int, int] | None = None  # (i, n), counted from 0
     limit_train: int | None = None
     limit_val: int | None = None
+    exclude: tuple[str, ...] = ()  # images that do not train, by name: the list itself, not the file's path
     size: tuple[int, int] = (256, 256)  # (h, w) of the model's output
     augment: str = "default"
     # optimisation
