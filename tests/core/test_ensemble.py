@@ -22,8 +22,8 @@ import zoo
 from zoo.core import checkpoint, ensemble, spool
 from zoo.core.checkpoint import Checkpoint, check_labels
 from zoo.core.config import Preprocess
-from zoo.core.decide import Decision
-from zoo.core.ensemble import Ensemble, decide, votes
+from zoo.core.decide import Decision, decide, votes
+from zoo.core.ensemble import Ensemble
 from zoo.core.images import resize_image
 from zoo.core.masks import Labels, mask_dtype, palette, planes
 from zoo.core.predictor import Predictor

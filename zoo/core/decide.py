@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.core.masks import Labels, class_plane
+from zoo.core.masks import Labels, class_plane, mask_dtype
 from zoo.errors import InputError, nearest
 
 HALF = 0.5
+EVEN = 1e-7  # a difference that float32 cannot tell from none
 Number = TypeVar("Number", int, float)
 
 
@@ -159,3 +160,39 @@ def place(flag: str, name: str, labels: Labels) -> int:
     if name not in labels.names:
         raise InputError(f"{flag}: no class {name!r} here; {nearest(name, labels.names)}")
     return labels.names.index(name)
+
+
+# ---------------------------------------------------------------- of several networks
+
+
+def decide(probability: Tensor, labels: Labels, thresholds: Sequence[float] | None = None) -> Tensor:
+    """Probabilities (K, h, w) as a mask (h, w) in the memory form of the task.
+
+    multilabel, binary: set where it is above the class's threshold (None: 0.5).  multiclass: the largest,
+    the first among equals.
+    """
+    dtype = torch.from_numpy(np.empty(0, mask_dtype(labels))).dtype
+    if labels.task == "multiclass":
+        return probability.argmax(0).to(dtype)
+    mask = torch.zeros(probability.shape[1:], dtype=dtype, device=probability.device)
+    for k, threshold in enumerate(thresholds or [0.5] * len(probability)):
+        mask.add_(probability[k] > threshold, alpha=1 << k)
+    return mask
+
+
+def clear(probability: Tensor, labels: Labels, thresholds: Sequence[float] | None = None) -> bool:
+    """Whether no pixel (K, h, w) is so even that float32 cannot tell: there two networks may contradict one
+    another with certainties that it rounds to 1."""
+    if labels.task == "multiclass":
+        return not ((probability >= probability.amax(0) - EVEN).sum(0) > 1).any()
+    limits = probability.new_tensor(thresholds or [0.5] * len(probability))[:, None, None]
+    return bool((probability - limits).abs_().amin() > EVEN)
+
+
+def votes(probability: Tensor, labels: Labels, thresholds: Sequence[float] | None = None) -> Tensor:
+    """What one model decides, as planes (K, h, w) of 0 and 1."""
+    decided = decide(probability, labels, thresholds)
+    classes = torch.arange(len(probability), device=decided.device)[:, None, None]
+    if labels.task == "multiclass":
+        return (decided == classes).float()
+    return (decided >> classes & 1).float()

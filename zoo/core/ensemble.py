@@ -33,9 +33,9 @@ from torch import Tensor
 
 from zoo.core.checkpoint import check_labels
 from zoo.core.config import Preprocess
-from zoo.core.decide import Decision
+from zoo.core.decide import Decision, clear, decide, votes
 from zoo.core.images import plural, resize_image
-from zoo.core.masks import Labels, mask_dtype
+from zoo.core.masks import mask_dtype
 from zoo.core.pipeline import Answer, ahead
 from zoo.core.predictor import VALID_TILE, Predictor, Sizes, check_image
 from zoo.core.spool import Seen, Spool, sources
@@ -45,7 +45,6 @@ from zoo.errors import InputError
 
 SPOOL = 4 << 30  # bytes in the temporary file at most, and half of what the disk has free
 BAND = 1 << 21   # values in a band of rows: of each, two or three are held
-EVEN = 1e-7      # a difference that float32 cannot tell from none
 RULES = ("mean", "vote")
 T = TypeVar("T")
 
@@ -362,39 +361,6 @@ def show(member: Member, view: View, size: tuple[int, int]) -> Shown:
     seen = (canvas[1], canvas[0]) if view.turns % 2 else canvas
     tile, windows = (tiles or Tiles(seen)).lay(seen, member.sizes, member.margin)
     return Shown(view, canvas, tile, windows, [window.box.restored(view, seen) for window in windows])
-
-
-def decide(probability: Tensor, labels: Labels, thresholds: Sequence[float] | None = None) -> Tensor:
-    """Probabilities (K, h, w) as a mask (h, w) in the memory form of the task.
-
-    multilabel, binary: set where it is above the class's threshold (None: 0.5).  multiclass: the largest,
-    the first among equals.
-    """
-    dtype = torch.from_numpy(np.empty(0, mask_dtype(labels))).dtype
-    if labels.task == "multiclass":
-        return probability.argmax(0).to(dtype)
-    mask = torch.zeros(probability.shape[1:], dtype=dtype, device=probability.device)
-    for k, threshold in enumerate(thresholds or [0.5] * len(probability)):
-        mask.add_(probability[k] > threshold, alpha=1 << k)
-    return mask
-
-
-def clear(probability: Tensor, labels: Labels, thresholds: Sequence[float] | None = None) -> bool:
-    """Whether no pixel (K, h, w) is so even that float32 cannot tell: there two networks may contradict one
-    another with certainties that it rounds to 1."""
-    if labels.task == "multiclass":
-        return not ((probability >= probability.amax(0) - EVEN).sum(0) > 1).any()
-    limits = probability.new_tensor(thresholds or [0.5] * len(probability))[:, None, None]
-    return bool((probability - limits).abs_().amin() > EVEN)
-
-
-def votes(probability: Tensor, labels: Labels, thresholds: Sequence[float] | None = None) -> Tensor:
-    """What one model decides, as planes (K, h, w) of 0 and 1."""
-    decided = decide(probability, labels, thresholds)
-    classes = torch.arange(len(probability), device=decided.device)[:, None, None]
-    if labels.task == "multiclass":
-        return (decided == classes).float()
-    return (decided >> classes & 1).float()
 
 
 def _member(path: Path, predictor: Predictor, tiles: Tiles | None) -> Member:
