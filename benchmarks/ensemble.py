@@ -28,7 +28,8 @@ import zoo
 from zoo.core import checkpoint, phantom
 from zoo.core.checkpoint import Checkpoint
 from zoo.core.config import Preprocess
-from zoo.core.ensemble import Ensemble, decide
+from zoo.core.decide import decide
+from zoo.core.ensemble import Ensemble
 from zoo.core.images import read_image, resize_image
 from zoo.core.inference import Item, Writer, predict_all
 from zoo.core.masks import Labels, palette
