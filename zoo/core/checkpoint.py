@@ -137,5 +137,6 @@ def set_rng_state(saved: dict) -> None:
     random.setstate((version, tuple(words), gauss))
     np.random.set_state(saved["numpy"])  # noqa: NPY002
     torch.set_rng_state(saved["torch"])
-    if saved["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(saved["cuda"])
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for i, there in enumerate(saved["cuda"][:count]):  # may be fewer than where it was saved
+        torch.cuda.set_rng_state(there, i)

@@ -174,8 +174,9 @@ def whole_images(source: Source, workers: int, indices: Sequence[int] | None = N
 
 
 def quiet_worker(_: int) -> None:
-    """Ctrl-C is the training process's to handle."""
+    """Ctrl-C and SIGTERM, which reach a whole group of processes, are the training process's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def may_fork() -> None:
