@@ -63,11 +63,11 @@ def test_sigterm_to_the_whole_group_saves_and_takes_no_worker_along(shapes: Path
     """As torchrun and schedulers send it: the run ends behind the step that it was in, and can go on."""
     code = """
 import os, signal
-step = Trainer.step
+inner = Trainer.step
 def stepping(self, group):
     if self.progress.step == 2:
         os.killpg(os.getpgid(0), signal.SIGTERM)
-    return step(self, group)
+    return inner(self, group)
 Trainer.step = stepping
 """
     out = tmp_path / "run"
