@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from zoo import names
-from zoo.core import checkpoint
+from zoo.core import checkpoint, exclude, thresholds
 from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, TrainConfig
 from zoo.core.dataset import FETCHED, KINDS, typed
 from zoo.core.device import resolve_device
@@ -24,7 +24,7 @@ from zoo.core.stop import Interrupted
 from zoo.core.trainer import Trainer
 from zoo.core.transforms import WORDS
 from zoo.errors import InputError
-from zoo.options import as_typed, option, size
+from zoo.options import as_typed, fold, option, size
 
 DEFAULTS = {f.name: getattr(TrainConfig(), f.name) for f in fields(TrainConfig)}
 
@@ -46,12 +46,6 @@ def overrides(name: str, default: object) -> str:
         if name in row and row[name] != default:
             whose.setdefault(written(row[name]), []).append(who)
     return "".join(f"; {', '.join(names)}: {value}" for value, names in whose.items())
-
-
-def fold(text: str) -> tuple[int, int]:
-    """`0/5`."""
-    i, n = text.split("/")
-    return int(i), int(n)
 
 
 def batch(text: str) -> int | str:
@@ -104,6 +98,8 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--fold", "validate on part I of N, counted from 0", metavar="I/N", type=fold)
     add(g, "--limit-train", "train on at most this many images", metavar="N", type=int)
     add(g, "--limit-val", "validate on at most this many images", metavar="N", type=int)
+    add(g, "--exclude", "do not train on the images in this file, a name a line with a `# reason`; "
+        "validation stays as it is", metavar="FILE", type=Path)
     add(g, "--size", "pixels of the network's output: S or HxW", metavar="SIZE", type=size)
     add(g, "--augment", f"none, default, or words joined by +: {' '.join(WORDS)}", metavar="WORDS")
     g = p.add_argument_group("optimisation")
@@ -146,6 +142,8 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--seed", "every random choice follows from it", metavar="N", type=int)
     add(g, "--device", "auto, cpu, cuda or cuda:N", metavar="DEVICE")
     g = p.add_argument_group("run")
+    add(g, "--fit-thresholds", "when training ends, find each class's threshold with the best Dice on the "
+        "validation images, and keep it in best.pt", action="store_true")
     add(g, "--save-every", "also save after every N steps; 0: after each epoch alone", metavar="N", type=int)
     add(g, "--log", f"where numbers and pictures go besides the run folder: {', '.join(LOGGERS)}, or both "
         "joined by +", metavar="WORDS")
@@ -165,6 +163,8 @@ def flags_of(args: argparse.Namespace) -> dict:
         options["deep_supervision"] = True
     if options:
         flags["options"] = options
+    if "exclude" in flags:  # its names, so that a resumed run does not depend on the file
+        flags["exclude"] = exclude.read(flags["exclude"])
     if "ignore" in flags:
         flags["ignore"] = tuple(flags["ignore"])
     return flags
@@ -197,11 +197,15 @@ def run(args: argparse.Namespace, display: Display, ranks: Ranks) -> None:
             origins["batch"] = "what fits"
         trainer = ranks.together(lambda: Trainer(config, out, display, ranks=ranks))
     display.settings(settings_of(trainer, origins))
+    if config.fit_thresholds:
+        thresholds.check(trainer.labels)
     try:
         trainer.fit()
     except Interrupted:
         display.note(f"stopped and saved; go on with: python train.py --resume {out}")
         raise
+    if config.fit_thresholds:
+        thresholds.fit(trainer)
     display.done(out, config.data, trainer.progress.best, trainer.progress.best_epoch)
 
 

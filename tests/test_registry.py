@@ -67,7 +67,7 @@ def with_encoder() -> None:
 
 
 def test_public_surface() -> None:
-    assert set(zoo.__all__) == {"build", "names", "describe", "load", "weights"}
+    assert set(zoo.__all__) == {"build", "names", "describe", "fold", "load", "weights"}
     older = ["unet", "unet_halved", "fcn", "pspnet", "unetpp", "deeplabv3plus", "hrnet_ocr"]
     assert zoo.names() == [*older, *(f"segformer_b{size}" for size in range(6))]
     assert all(isinstance(zoo.build(name, width=1), nn.Module) for name in ("unet", "unetpp"))

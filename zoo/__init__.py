@@ -6,9 +6,10 @@ from torch import nn
 
 from zoo import archs as archs
 from zoo import weights as weights
+from zoo.fold import fold
 from zoo.registry import build, describe, names
 
-__all__ = ["build", "describe", "load", "names", "weights"]
+__all__ = ["build", "describe", "fold", "load", "names", "weights"]
 
 
 def load(path: str | Path) -> nn.Module:

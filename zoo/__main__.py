@@ -19,7 +19,7 @@ import zoo
 from zoo import encoders, show
 from zoo.encoders import pretrained
 from zoo.errors import InputError
-from zoo.options import option, size
+from zoo.options import fold, option, size
 from zoo.profile import macs
 from zoo.show import Asked
 
@@ -230,6 +230,56 @@ def _phantom(arguments: argparse.Namespace, console: Console) -> None:
     console.print(done, markup=False, highlight=False, soft_wrap=True)
 
 
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    from zoo.core.dataset import KINDS, typed
+
+    *some, last = map(typed, KINDS)
+    parser.add_argument("data", metavar="DATA", help=f"as train.py --data: {', '.join(some)} or {last}")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="new or empty folder to write")
+    parser.add_argument("--worst", type=int, default=12, metavar="N", help="images on the sheet and the list")
+    parser.add_argument("--checkpoint", metavar="FILE",
+                        help="of train.py: rank by the Dice of its predictions, lowest first")
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--clusters", type=depth, metavar="K", help="of poses; default: as many as show")
+    parser.add_argument("--task", metavar="TASK", help="multilabel, multiclass or binary; read from the data")
+    parser.add_argument("--ignore", type=int, action="append", metavar="VALUE", default=[],
+                        help="mask value to leave out; may be repeated")
+    parser.add_argument("--val-fraction", type=float, default=0.2, metavar="SHARE", help="as train.py's")
+    parser.add_argument("--fold", type=fold, metavar="I/N", help="as train.py's")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="train.py's, which draws the split")
+    parser.add_argument("--limit-train", type=int, metavar="N", help="look at this many that train, at most")
+    parser.add_argument("--limit-val", type=int, metavar="N", help="look at this many that validate, at most")
+
+
+def _inspect(arguments: argparse.Namespace, console: Console) -> None:
+    from zoo.core.dataset import open_data
+    from zoo.core.inspection import report, summary
+    from zoo.core.predictor import Predictor
+
+    words, out, worst = arguments, arguments.out, arguments.worst
+    if worst < 0:
+        raise InputError(f"--worst {worst}: want 0 or more images")
+    given = words.checkpoint
+    predictor = Predictor.from_checkpoint(given, words.device) if given else None
+    report.begin(out)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("checking files")
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        train, val = report.opened(out, lambda: open_data(
+            words.data, task=words.task, ignore=words.ignore, val_fraction=words.val_fraction,
+            fold=words.fold, seed=words.seed, limit_train=words.limit_train, limit_val=words.limit_val,
+            progress=progress,
+        ))  # fmt: skip
+        bar.update(task, description="measuring")
+        found = report.find(train, val, predictor, words.clusters, progress)
+        bar.update(task, description="drawing", total=None)
+        files = report.write(out, found, report.loader(train, val)[0], worst)
+    summary.say(console, found, out, files, worst)
+
+
 def _plot_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), metavar="FILE", help=".png or .html")
@@ -251,6 +301,7 @@ VERBS = {
     "show": Verb("print a network's stages with shapes and costs", _show_arguments, _show),
     "diff": Verb("print two networks side by side, and what differs", _diff_arguments, _diff),
     "trace": Verb("write what each stage makes of an image, as pictures", _trace_arguments, _trace),
+    "inspect": Verb("look at data: classes, overlaps, odd images, duplicates", _inspect_arguments, _inspect),
     "plot": Verb("draw the curves of runs beside each other", _plot_arguments, _plot),
     "phantom": Verb("write drawn hand radiographs in the hand-bone layout", _phantom_arguments, _phantom),
 }

@@ -44,6 +44,12 @@ def size(text: str) -> tuple[int, int]:
     return int(h), int(w if x else h)
 
 
+def fold(text: str) -> tuple[int, int]:
+    """`0/5`: part 0 of 5."""
+    i, n = text.split("/")
+    return int(i), int(n)
+
+
 def keywords(cls: type) -> dict[str, object]:
     """The arguments of a class with their annotations."""
     hints: dict[str, object] = get_type_hints(cls.__init__)  # type: ignore[misc]  # of the class itself

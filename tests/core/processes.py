@@ -44,7 +44,11 @@ def start(n: int, argv: list[str], seen: Path, code: str = "") -> list[subproces
         ours = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if n > 1 else {}
         command = [sys.executable, "-c", WATCHED % code, *argv]
         pipe = subprocess.PIPE
-        runs.append(subprocess.Popen(command, env=environment | ours, stdout=pipe, stderr=pipe, text=True))
+        runs.append(
+            subprocess.Popen(
+                command, env=environment | ours, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+            )
+        )
     return runs
 
 

@@ -217,4 +217,4 @@ def test_problems_are_told_together_ten_at_most() -> None:
     lines = str(e.value).splitlines()
     assert lines[0] == "here: 14 problems in the data:"
     assert lines[1:11] == [f"  problem {i}" for i in range(10)]
-    assert lines[11:] == ["  and 4 more"]
+    assert lines[11:] == ["  and 4 more; all of them: python -m zoo inspect"]

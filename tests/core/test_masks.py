@@ -17,6 +17,7 @@ from zoo.core.masks import (
     IGNORE,
     Labels,
     bits_dtype,
+    cropped,
     join_wide,
     pack,
     palette,
@@ -301,3 +302,28 @@ def test_colours_are_distinct_and_none_is_grey() -> None:
     assert (colours.max(1) - colours.min(1) >= 51).all()
     assert palette(63)[:29] == palette(29)
     assert palette(0) == ()
+
+
+@pytest.mark.parametrize("task", ["multilabel", "multiclass", "binary"])
+def test_cropped_planes_cover_their_class_and_nothing_else(task: str) -> None:
+    """Put back at their corners they are the mask; a class that is absent has none."""
+    k = 1 if task == "binary" else 5
+    labels = Labels(task, tuple("abcde"[:k]), palette(k))
+    if task == "multilabel":
+        truth = random_planes(1, k, 13, 17, 0.02)
+        truth[3] = False
+        mask = pack(truth)
+    else:
+        mask = np.full((13, 17), 255, np.uint8)
+        mask[2:9, 3:7] = np.random.default_rng(0).integers(0, 2, (7, 4))
+        truth, _ = planes(mask, labels)
+    found = {}
+    for number, plane, (x, y) in cropped(mask, labels):
+        assert plane[0].any()
+        assert plane[-1].any()
+        assert plane[:, 0].any()
+        assert plane[:, -1].any()
+        found[number] = np.pad(plane, ((y, 13 - y - len(plane)), (x, 17 - x - plane.shape[1]))) > 0
+    assert set(found) == {i for i in range(k) if truth[i].any()}
+    for number, whole in found.items():
+        np.testing.assert_array_equal(whole, truth[number])

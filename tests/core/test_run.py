@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.test_trainer import config, trainer
+from zoo.core import checkpoint
 from zoo.core.config import TrainConfig
 from zoo.core.run import Lock, choose_folder, log, open_folder, started_folder, truncate_logs
 from zoo.errors import InputError
@@ -121,6 +122,26 @@ def test_a_trainer_holds_its_folder(shapes: Path, tmp_path: Path) -> None:
 
     t.step = second  # type: ignore[method-assign]
     t.fit()
+
+
+def test_who_is_refused_a_folder_leaves_its_logs_alone(shapes: Path, tmp_path: Path) -> None:
+    """Resuming cuts the logs at the saved epoch: of a run that has gone on since, that would be a loss."""
+    t = trainer(config(shapes, epochs=3), tmp_path / "run")
+    finish, logs = t.finish_epoch, [tmp_path / "run" / name for name in ("metrics.jsonl", "timing.jsonl")]
+
+    def second(*words: object) -> None:
+        state = checkpoint.read(tmp_path / "run" / "last.pt") if t.progress.epoch else None
+        finish(*words)  # type: ignore[arg-type]
+        if state:
+            before = [path.read_bytes() for path in logs]
+            other = trainer(config(shapes, epochs=3), tmp_path / "run", resume=state)
+            with pytest.raises(InputError, match="trains in it"):
+                other.fit()
+            assert [path.read_bytes() for path in logs] == before
+
+    t.finish_epoch = second  # type: ignore[method-assign]
+    t.fit()
+    assert len(logs[0].read_text().splitlines()) == 3
 
 
 def test_a_run_that_torchrun_starts_again_finds_itself(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.processes import ROOT
+from tests.core.processes import ROOT, finish, start
+from zoo.core import checkpoint
 from zoo.core.stop import Stop
 
 
@@ -55,3 +56,23 @@ sys.exit(main(sys.argv[1:]))
     assert ran.returncode == 130
     assert ran.stderr == "train.py: stopped at once; --resume goes on with what a run had saved\n"
     assert (tmp_path / "run" / "last.pt").exists()
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_whole_group_saves_and_takes_no_worker_along(shapes: Path, tmp_path: Path) -> None:
+    """As torchrun and schedulers send it: the run ends behind the step that it was in, and can go on."""
+    code = """
+import os, signal
+inner = Trainer.step
+def stepping(self, group):
+    if self.progress.step == 2:
+        os.killpg(os.getpgid(0), signal.SIGTERM)
+    return inner(self, group)
+Trainer.step = stepping
+"""
+    out = tmp_path / "run"
+    flags = f"--arch unetpp --opt width=2 --size 32 --amp off --batch 2 --workers 2 --data folder:{shapes}"
+    (ended,) = finish(start(1, [*flags.split(), "--out", str(out)], tmp_path / "seen", code))
+    assert ended[0] == 130, ended
+    assert "Traceback" not in ended[2]
+    assert checkpoint.read(out / "last.pt").training["progress"]["step"] == 3

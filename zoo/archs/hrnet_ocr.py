@@ -135,9 +135,9 @@ class ObjectContext(nn.Module):
         """Pixels (N, 512, h, w) and regions (N, 512, K, 1) -> context (N, 512, h, w)."""
         q, k, v = self.phi(x), self.psi(f), self.delta(f)               # (N, 256, …)
         conv, norm, relu = self.rho
-        assert isinstance(norm, nn.BatchNorm2d)
         y = conv(attend(q, k, v)) if self.literal else attend(q, k, conv(v))
         if self.training and f.shape[0] * f.shape[2] == 1:  # one region of one image: the same at all pixels
+            assert isinstance(norm, nn.BatchNorm2d)
             return relu(fixed_norm(norm, y))
         return relu(norm(y))
 

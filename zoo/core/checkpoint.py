@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo import registry, state
 from zoo.core.config import Preprocess
+from zoo.core.decide import Decision
 from zoo.core.files import write_bytes
 from zoo.core.masks import Labels
 from zoo.errors import InputError
@@ -27,6 +28,7 @@ class Checkpoint:
     """A model with all that using it needs; `training` holds what resuming needs besides.
 
     build: keywords of `zoo.build` that make the model again.  model: its state dict.  config: the run's.
+    thresholds: probabilities, one a class, as fitted; [] for 0.5, as in files from before there were any.
     """
 
     arch: str
@@ -36,6 +38,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     config: dict
     training: dict = field(default_factory=dict)
+    thresholds: list[float] = field(default_factory=list)
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
@@ -68,7 +71,9 @@ def read(path: str | Path) -> Checkpoint:
     try:
         payload["labels"] = Labels.from_dict(payload["labels"])
         payload["preprocess"] = Preprocess.from_dict(payload["preprocess"])
-        return Checkpoint(**payload)
+        found = Checkpoint(**payload)
+        Decision.of(found.labels, found.thresholds)
+        return found
     except Exception as e:
         raise InputError(f"{path}: entries of a checkpoint are missing or damaged ({e})") from e
 
@@ -79,6 +84,28 @@ def model_of(checkpoint: Checkpoint) -> nn.Module:
     state.load_strict(model, checkpoint.model, f"the {checkpoint.arch} checkpoint")
     model.normalisation = cast(nn.Module, checkpoint.preprocess.normalisation)  # which it is not: typing
     return model.eval()
+
+
+def check_labels(labels: Labels, path: Path, other: Labels, other_path: Path) -> None:
+    """Raises InputError with the first difference, unless both checkpoints speak of the same classes."""
+    a, b = labels, other
+    differs = ""
+    if a.task != b.task:
+        differs = f"its task is {b.task}, that of {path} {a.task}"
+    elif len(a.names) != len(b.names):
+        differs = f"it has {len(b.names)} classes, {path} {len(a.names)}"
+    else:
+        for k, name in enumerate(a.names):
+            if name != b.names[k]:
+                differs = f"its class {k} is {b.names[k]!r}, that of {path} {name!r}"
+            elif a.colours[k] != b.colours[k]:
+                differs = f"its colour of {name!r} is {b.colours[k]}, that of {path} {a.colours[k]}"
+            if differs:
+                break
+    if not differs and a.index != b.index:
+        differs = f"its classes are {list(b.index)} in mask files, those of {path} {list(a.index)}"
+    if differs:
+        raise InputError(f"{other_path}: cannot join {path}: {differs}; an ensemble needs the same classes")
 
 
 def load(path: str | Path) -> nn.Module:
@@ -110,5 +137,6 @@ def set_rng_state(saved: dict) -> None:
     random.setstate((version, tuple(words), gauss))
     np.random.set_state(saved["numpy"])  # noqa: NPY002
     torch.set_rng_state(saved["torch"])
-    if saved["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(saved["cuda"])
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for i, there in enumerate(saved["cuda"][:count]):  # may be fewer than where it was saved
+        torch.cuda.set_rng_state(there, i)

@@ -101,6 +101,7 @@ class TrainConfig:
     fold: tuple[int, int] | None = None  # (i, n), counted from 0
     limit_train: int | None = None
     limit_val: int | None = None
+    exclude: tuple[str, ...] = ()  # images that do not train, by name: the list itself, not the file's path
     size: tuple[int, int] = (256, 256)  # (h, w) of the model's output
     augment: str = "default"
     # optimisation
@@ -128,6 +129,7 @@ class TrainConfig:
     grad_checkpoint: bool = False  # compute blocks twice to keep less of them
     sync_bn: bool = True  # over several GPUs
     shard: bool = False  # weights, gradients and moments in parts over the processes
+    fit_thresholds: bool = False  # on validation, when training ends
     save_every: int = 0  # steps; 0: after each epoch alone
     max_bad: int = 0  # images that may turn out unreadable in an epoch
     cache: str | None = None  # a folder for decoded samples

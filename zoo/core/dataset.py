@@ -7,14 +7,15 @@ module; `open_data` imports them when they are asked for.
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from zoo.core import exclude
 from zoo.core.classes import check_task
 from zoo.core.config import TrainConfig
-from zoo.core.images import Progress, read_image, resize_image
+from zoo.core.images import Progress, plural, read_image, resize_image
 from zoo.core.masks import Labels
 from zoo.errors import InputError, nearest
 
@@ -115,6 +116,7 @@ def open_data(
     seed: int = 0,
     limit_train: int | None = None,
     limit_val: int | None = None,
+    excluded: Sequence[str] = (),
     download: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Source, Source]:
@@ -128,6 +130,8 @@ def open_data(
     fold: (i, n) validates on part i of n, counted from 0; the parts are the same for every seed.
     val_fraction: the share of images that validate, where neither `fold` nor a val/ folder tells.
     limit_train, limit_val: keep the first so many of an order drawn from `seed`.
+    excluded: names of images that do not train (zoo.core.exclude): they leave the training images that the
+    split and `limit_train` chose, so that the others are those that would have been there without it.
     download: fetch the set, where it is not there and its kind is one of FETCHED.
     """
     check_task(task)
@@ -154,7 +158,8 @@ def open_data(
             val = opened
         else:
             raise InputError(f"fold {fold[0]}/{fold[1]}: {path} has a split of its own; drop one of the two")
-    return _limit(train, limit_train, seed), _limit(val, limit_val, seed)
+    limited = _limit(train, limit_train, seed)
+    return _without(excluded, limited, train, val), _limit(val, limit_val, seed)
 
 
 def open_run(config: TrainConfig, progress: Progress | None = None) -> tuple[Source, Source]:
@@ -168,9 +173,28 @@ def open_run(config: TrainConfig, progress: Progress | None = None) -> tuple[Sou
         seed=config.seed,
         limit_train=config.limit_train,
         limit_val=config.limit_val,
+        excluded=config.exclude,
         download=config.download,
         progress=progress,
     )
+
+
+def open_scored(spec: str, config: TrainConfig, progress: Progress | None = None) -> Source:
+    """What to score a run's network on: where `spec` is the run's own data, what it validated on; of other
+    data the validation part, or all of it where it has no split of its own."""
+    if _place(spec) == _place(config.data):
+        return open_run(replace(config, data=spec), progress)[1]
+    kind, _, path = spec.partition(":")
+    if kind not in KINDS or kind == "phantom" or not path:
+        return open_data(spec)[1]  # a phantom, or the reason why it cannot be opened
+    train, opened = _open_files(kind, path, None, (), False, progress)
+    return opened or train
+
+
+def _place(spec: str) -> tuple[str, str]:
+    """Equal for two ways of writing the same data."""
+    kind, _, path = spec.partition(":")
+    return kind, "+".join(str(Path(part).expanduser().resolve()) for part in path.split("+"))
 
 
 def typed(kind: str) -> str:
@@ -217,6 +241,21 @@ def _limit(source: Source, most: int | None, seed: int) -> Source:
         return source
     order = np.random.default_rng((seed, 1)).permutation(len(source))
     return Subset(source, np.sort(order[:most]).tolist(), source.warnings)
+
+
+def _without(entries: Sequence[str], limited: Source, train: Source, val: Source) -> Source:
+    """`limited`, some of `train`, less the images of `entries`, which may name any of `train` and `val`."""
+    if not entries:
+        return limited
+    names = [source.name(i) for source in (train, val) for i in range(len(source))]
+    places = exclude.matched(entries, names)
+    gone = {names[i] for i in places if i < len(train)}
+    kept = [i for i in range(len(limited)) if limited.name(i) not in gone]
+    if not kept:
+        raise InputError(f"--exclude: all {plural(len(limited), 'image')} to train on are listed; leave some")
+    validating = len(places) - len(gone)
+    noted = f"{plural(validating, 'excluded image')} in validation, which stays as it is"
+    return Subset(limited, kept, [*limited.warnings, *([noted] if validating else [])])
 
 
 # ---------------------------------------------------------------- splitting

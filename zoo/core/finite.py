@@ -125,6 +125,8 @@ def forward(trainer: Trainer, group: list[Batch]) -> None:
     """The forward passes of a step, once more, with the batch's own statistics."""
     for batch in group:
         x, _ = trainer.to_device(batch)
+        if not trainer.config.compile:
+            draw_by_sample(trainer.model, batch.seeds, trainer.device)
         with torch.autocast(trainer.device.type, trainer.amp, enabled=trainer.amp is not None):
             trainer.model(x)
 

@@ -170,14 +170,21 @@ def on_all_cores(work: Callable[[T], R], items: Iterable[T], progress: Progress 
     return results
 
 
+class BadFiles(InputError):
+    """What is wrong with the files of a data set: says the first `most` of its `problems`."""
+
+    def __init__(self, where: str | Path, problems: list[str], most: int):
+        self.problems = problems
+        lines = [f"{where}: {plural(len(problems), 'problem')} in the data:", *problems[:most]]
+        if len(problems) > most:
+            lines.append(f"and {len(problems) - most} more; all of them: python -m zoo inspect")
+        super().__init__("\n  ".join(lines))
+
+
 def refuse_all(where: str | Path, problems: list[str], most: int = 10) -> None:
     """Raise one InputError that lists the first `most` problems, unless there are none."""
-    if not problems:
-        return
-    lines = [f"{where}: {plural(len(problems), 'problem')} in the data:", *problems[:most]]
-    if len(problems) > most:
-        lines.append(f"and {len(problems) - most} more")
-    raise InputError("\n  ".join(lines))
+    if problems:
+        raise BadFiles(where, problems, most)
 
 
 def plural(count: int, noun: str) -> str:

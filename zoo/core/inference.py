@@ -1,44 +1,59 @@
-"""What infer.py does: images found in a folder, predicted one after another, masks written where they belong.
+"""What infer.py does: images found in a folder, predicted by one network or several, masks written.
 
     OUT/masks/NAME.png          multiclass, binary: grey, the values of the dataset's own mask files
     OUT/masks/NAME.npz          multilabel: `bits` (H, W), class k in bit k, and `names`
     OUT/planes/NAME/CLASS.png   on request: one class, 0 or 255
     OUT/overlays/NAME.png       to look at
+    OUT/worst/, OUT/scores.csv  with a truth to compare with, see zoo.core.evaluate
 
 NAME is the image's path below the input folder, without its suffix.
 """
 
-import csv
 import io
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TypeVar
 
-import cv2
 import numpy as np
 
 from zoo.core import pictures
+from zoo.core.ensemble import Ensemble
 from zoo.core.files import write_bytes
 from zoo.core.images import SUFFIXES, read_image
-from zoo.core.masks import Labels, rle_encode
+from zoo.core.masks import Labels, class_plane
+from zoo.core.pipeline import Answer, Behind, ahead
 from zoo.core.predictor import Predictor
+from zoo.core.runs import CocoFile, RunLengths
 from zoo.errors import InputError
 
-FOLDERS = ("masks", "planes", "overlays")
+if TYPE_CHECKING:
+    from zoo.core.evaluate import Evaluation
+
+FOLDERS = ("masks", "planes", "overlays", "worst")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image to predict.  name: under which its results are filed; label: what the csv calls it."""
+    """An image to predict.  name: under which its results are filed; label: what the csv calls it.
+
+    file: what the COCO file calls it, the path below the input folder.
+    """
 
     path: Path
     name: str
     label: str
+    file: str
+
+    def read(self, channels: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The image (H, W) or (H, W, 3), and its true mask, if there is one.  Raises InputError."""
+        return read_image(self.path, channels), None
 
 
 def find_images(source: Path, out: Path) -> list[Item]:
@@ -49,7 +64,7 @@ def find_images(source: Path, out: Path) -> list[Item]:
     Raises InputError where there is nothing to do.
     """
     if source.is_file():
-        return [Item(source, source.stem, source.name)]
+        return [Item(source, source.stem, source.name, source.name)]
     if not source.is_dir():
         raise InputError(f"--input {source}: no such file or folder")
     paths = [path.relative_to(source) for path in source.rglob("*") if path.suffix.lower() in SUFFIXES]
@@ -60,11 +75,18 @@ def find_images(source: Path, out: Path) -> list[Item]:
     paths = [path for path in paths if (source / path).is_file()]
     if not paths:
         raise InputError(f"--input {source}: no images here (looked for {' '.join(SUFFIXES)}, below it too)")
+    return [
+        Item(source / path, *names, path.as_posix())
+        for path, names in zip(paths, names_of(paths), strict=True)
+    ]
+
+
+def names_of(paths: Sequence[PurePath]) -> list[tuple[str, str]]:
+    """(name, label) for each image: the path without its suffix and the base name, where these are unique."""
     stems = Counter(path.with_suffix("") for path in paths)
     bases = Counter(path.name for path in paths)
     return [
-        Item(
-            source / path,
+        (
             (path if stems[path.with_suffix("")] > 1 else path.with_suffix("")).as_posix(),
             path.name if bases[path.name] == 1 else path.as_posix(),
         )
@@ -73,34 +95,65 @@ def find_images(source: Path, out: Path) -> list[Item]:
 
 
 def predict_all(
-    predictor: Predictor,
+    predictor: Predictor | Ensemble,
     items: Iterable[Item],
     writer: "Writer",
     report: Callable[[Item, str], None],
+    evaluation: "Evaluation | None" = None,
 ) -> None:
-    """Predict and write each image; then report(item, ""), or the reason why it could not be.
+    """Predict, score and write each image; then report(item, ""), or the reason why it could not be.
 
-    A result that cannot be written stops the run, for the next one could not be either: InputError.
+    The next images are read and the last written while the network works.  A result that cannot be written
+    stops the run, for the next one could not be either: InputError.
     """
-    for item in items:
-        failure = ""
-        try:
-            image = read_image(item.path, predictor.preprocess.channels)
-            mask = predictor(image)
-        except InputError as e:
-            failure = str(e) if str(item.path) in str(e) else f"{item.path}: {e}"
-        except (MemoryError, RuntimeError, cv2.error) as e:  # on a CPU torch's is a RuntimeError
-            reason = (str(e).splitlines() or ["no more said"])[0]
-            failure = f"{item.path}: not enough memory for an image of this size, or: {reason}"
-        if not failure:
-            writer.write(item, image, mask)
-        report(item, failure)
+    run = predictor.run if isinstance(predictor, Ensemble) else partial(one_by_one, predictor)
+    channels = predictor.channels if isinstance(predictor, Ensemble) else predictor.preprocess.channels
+
+    def conclude(answer: Answer[Item]) -> None:
+        """Score an image and write what became of it."""
+        item = answer.item
+        if evaluation and answer.image is not None and answer.mask is not None:
+            with answer.holding():
+                _, truth = item.read(channels)  # here, behind the network, for truths are as large as images
+                if truth is not None:
+                    evaluation.add(item.label, answer.image, answer.mask, truth)
+        if answer.fault is None and answer.image is not None and answer.mask is not None:
+            writer.write(item, answer.image, answer.mask)
+        report(item, reason(answer))
+
+    with Behind() as behind:
+        for answer in run(items, lambda item: item.read(channels)[0]):
+            behind.put(partial(conclude, answer))
+
+
+def one_by_one(
+    predictor: Predictor, items: Iterable[T], read: Callable[[T], np.ndarray]
+) -> Iterator[Answer[T]]:
+    """The answers of a single network, as `Ensemble.run`'s."""
+    for item, reading in ahead(read, items):
+        answer = Answer(item)
+        with answer.holding():
+            answer.image = reading.result()
+            answer.mask = predictor(answer.image)
+        yield answer
+
+
+def reason(answer: Answer[Item]) -> str:
+    """Why there is nothing, or ""."""
+    item, fault = answer.item, answer.fault
+    if fault is None:
+        return ""
+    if isinstance(fault, InputError):
+        return str(fault) if str(item.path) in str(fault) else f"{item.path}: {fault}"
+    said = (str(fault).splitlines() or ["no more said"])[0]
+    return f"{item.path}: not enough memory for an image of this size, or: {said}"
 
 
 class Writer:
     """Writes the results of images under the folder `out`; as a context manager it finishes the csv file.
 
     csv_file: run lengths of every image and class, in `rle_order` ("C": row by row, "F": column by column).
+    coco_file: those that are not empty, as the COCO format has them.
     """
 
     def __init__(
@@ -110,6 +163,7 @@ class Writer:
         *,
         csv_file: Path | None = None,
         rle_order: str = "C",
+        coco_file: Path | None = None,
         planes: bool = False,
         overlays: bool = True,
     ):
@@ -118,7 +172,11 @@ class Writer:
         if (out / "images").is_dir() and (out / "masks").is_dir():
             raise InputError(f"--out {out}: is a data set, whose masks would be lost; choose another folder")
         pictures.make_folder(out)
-        self.csv = RunLengths(csv_file, labels, rle_order) if csv_file else None
+        self.runs: list[RunLengths | CocoFile] = []
+        if coco_file:
+            self.runs.append(CocoFile(coco_file, labels))
+        if csv_file:
+            self.runs.append(RunLengths(csv_file, labels, rle_order))
 
     def __enter__(self) -> "Writer":
         return self
@@ -126,8 +184,9 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.csv:
-            self.csv.close()
+        with ExitStack() as stack:  # both, even if the first cannot be written
+            for file in self.runs:
+                stack.callback(file.close)
 
     def write(self, item: Item, image: np.ndarray, mask: np.ndarray) -> None:
         """All files of one image.  Raises InputError where one cannot be written."""
@@ -146,60 +205,8 @@ class Writer:
         if self.overlays:
             picture = pictures.overlay(image, mask, self.labels)
             pictures.write_png(self.out / "overlays" / f"{item.name}.png", picture)
-        if self.csv:
-            self.csv.add(item.label, mask)
-
-
-class RunLengths:
-    """The csv file of the hand-bone competition: `image_name,class,rle`, a row for each image and class.
-
-    Rows go to a temporary file beside `path`, which `close` renames: what was there stays until then.
-    """
-
-    def __init__(self, path: Path, labels: Labels, order: str):
-        if path.is_dir():
-            raise InputError(f"--csv {path}: is a folder; give a file name")
-        pictures.make_folder(path.parent)
-        self.path, self.labels, self.order = path, labels, order
-        self.temporary = path.with_name(path.name + ".tmp")
-        try:
-            self.file: TextIO = open(self.temporary, "w", encoding="utf-8", newline="")  # noqa: SIM115
-        except OSError as e:
-            raise self._error(e) from e
-        self.rows = csv.writer(self.file, lineterminator="\n")
-        self.rows.writerow(["image_name", "class", "rle"])
-
-    def add(self, image_name: str, mask: np.ndarray) -> None:
-        """The rows of one image, all or, if the disk refuses them, InputError."""
-        labels = self.labels
-        rows = [
-            [image_name, name, rle_encode(class_plane(mask, labels, k), self.order)]
-            for k, name in enumerate(labels.names)
-        ]
-        try:
-            self.rows.writerows(rows)
-        except OSError as e:
-            raise self._error(e) from e
-
-    def close(self) -> None:
-        """Put the file in its place."""
-        try:
-            self.file.close()
-            os.replace(self.temporary, self.path)
-        except OSError as e:
-            self.temporary.unlink(missing_ok=True)
-            raise self._error(e) from e
-
-    def _error(self, e: OSError) -> InputError:
-        return InputError(f"--csv {self.path}: cannot write ({e.strerror}); free space or name another file")
-
-
-def class_plane(mask: np.ndarray, labels: Labels, k: int) -> np.ndarray:
-    """Where (H, W) a mask in memory form has class k."""
-    if labels.task == "multilabel":
-        plane: np.ndarray = (mask & (1 << k)) != 0
-        return plane
-    return mask == (1 if labels.task == "binary" else k)
+        for file in self.runs:
+            file.add(item.file if isinstance(file, CocoFile) else item.label, mask)
 
 
 def file_values(mask: np.ndarray, labels: Labels) -> np.ndarray:

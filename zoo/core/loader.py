@@ -4,6 +4,7 @@ Order and augmentation are functions of (seed, epoch, sample): nothing is drawn 
 so several processes that share each batch see what one would.
 """
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -174,8 +175,13 @@ def whole_images(source: Source, workers: int, indices: Sequence[int] | None = N
 
 
 def quiet_worker(_: int) -> None:
-    """Ctrl-C is the training process's to handle."""
+    """Ctrl-C and SIGTERM to a whole group of processes are the training process's to handle.
+
+    A group of its own, for SIGTERM must not be ignored: it is how a worker is ended.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):  # not on Windows
+        os.setpgid(0, 0)
 
 
 def may_fork() -> None:

@@ -9,7 +9,7 @@ A mask is one array, by the task of its dataset:
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -116,6 +116,31 @@ def planes(mask: np.ndarray, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
     first = 1 if labels.task == "binary" else 0
     wanted = np.arange(first, first + labels.num_classes, dtype=np.int64)
     return mask[None] == wanted[:, None, None], mask != IGNORE
+
+
+def class_plane(mask: np.ndarray, labels: Labels, k: int) -> np.ndarray:
+    """Where (bool (H, W)) a mask in memory form has class k."""
+    if labels.task == "multilabel":
+        plane: np.ndarray = (mask & (1 << k)) != 0
+        return plane
+    return mask == (1 if labels.task == "binary" else k)
+
+
+def cropped(mask: np.ndarray, labels: Labels) -> Iterator[tuple[int, np.ndarray, tuple[int, int]]]:
+    """For each class of a mask that is there: its number, its plane (uint8 0 or 1, only as large as the
+    class), and the (x, y) of that plane's corner."""
+    if labels.task == "multilabel":
+        rows, columns = np.bitwise_or.reduce(mask, axis=1), np.bitwise_or.reduce(mask, axis=0)
+    for k in range(labels.num_classes):
+        if labels.task == "multilabel":
+            y, x = np.flatnonzero(rows >> k & 1), np.flatnonzero(columns >> k & 1)
+        else:
+            plane = class_plane(mask, labels, k)
+            y, x = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
+        if len(y):
+            box = slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
+            part = mask[box] >> k & 1 if labels.task == "multilabel" else plane[box]
+            yield k, part.astype(np.uint8), (int(x[0]), int(y[0]))
 
 
 def split_wide(bits: np.ndarray) -> np.ndarray:

@@ -4,14 +4,14 @@ Nothing here is a number to rely on: pictures are for eyes, and masks keep their
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from zoo.core.files import write_bytes
-from zoo.core.masks import IGNORE, Labels, resize_mask
+from zoo.core.masks import IGNORE, Labels, cropped, resize_mask
 from zoo.errors import InputError
 
 # Okabe and Ito's colours, which people with any colour vision tell apart
@@ -47,32 +47,18 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: Labels, alpha: float = 
     cv2.copyTo(blend, painted.view(np.uint8), picture)
     if labels.task != "multiclass":  # whose colours meet without a gap or an overlap
         thickness = max(1, round(min(mask.shape) / 512))
-        for colour, plane, corner in _planes(mask, labels):
+        for k, plane, corner in cropped(mask, labels):
             outlines, _ = cv2.findContours(plane, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=corner)
-            cv2.drawContours(picture, outlines, -1, colour, thickness)
+            cv2.drawContours(picture, outlines, -1, labels.colours[k], thickness)
     return picture
-
-
-def _planes(
-    mask: np.ndarray, labels: Labels
-) -> Iterator[tuple[tuple[int, int, int], np.ndarray, tuple[int, int]]]:
-    """For each class of a multilabel or binary mask that is there: its colour, its plane (uint8 0 or 1,
-    only as large as the class), and the (x, y) of that plane's corner."""
-    bits = mask if labels.task == "multilabel" else (mask == 1).astype(np.uint8)
-    rows, columns = np.bitwise_or.reduce(bits, axis=1), np.bitwise_or.reduce(bits, axis=0)
-    for k, colour in enumerate(labels.colours):
-        y, x = np.flatnonzero(rows >> k & 1), np.flatnonzero(columns >> k & 1)
-        if len(y):
-            part = bits[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
-            yield colour, (part >> k & 1).astype(np.uint8), (int(x[0]), int(y[0]))
 
 
 def _mean_colours(bits: np.ndarray, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
     """The mean colour (H, W, 3) of the classes at each pixel, and where (H, W) there is one at all."""
     total, count = np.zeros((*bits.shape, 3), np.uint16), np.zeros(bits.shape, np.uint16)
-    for colour, plane, (x, y) in _planes(bits, labels):
+    for k, plane, (x, y) in cropped(bits, labels):
         box = slice(y, y + plane.shape[0]), slice(x, x + plane.shape[1])
-        total[box] += plane[..., None] * np.array(colour, np.uint16)
+        total[box] += plane[..., None] * np.array(labels.colours[k], np.uint16)
         count[box] += plane
     return (total // np.maximum(count, 1)[..., None]).astype(np.uint8), count > 0
 

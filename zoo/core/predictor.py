@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 
 from zoo.core import checkpoint
 from zoo.core.config import Preprocess, channels_first
+from zoo.core.decide import Decision
 from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.images import resize_image
 from zoo.core.masks import Labels, mask_dtype
 from zoo.core.transforms import mirror_pad
 from zoo.errors import InputError
+from zoo.fold import fold
 
 CPU = torch.device("cpu")
 VALID_TILE = 388  # Fig. 1's output
@@ -36,6 +39,7 @@ class Predictor:
     model: the architecture contract's (`margin`, `min_size`, `size_step`; a module without them counts as
         one that takes any size).  It is moved to `device` and put in eval mode.
     amp: the dtype of autocast, None for float32 throughout.
+    decision: thresholds and filters; by default 0.5 and none.
     ready: the model is on `device`, in whatever memory format it should have.
     """
 
@@ -47,29 +51,59 @@ class Predictor:
         device: torch.device = CPU,
         amp: torch.dtype | None = None,
         ready: bool = False,
+        decision: Decision | None = None,
     ):
         self.model = model.eval()
         if not ready:  # channels last: measured 1.2 to 3 times as fast on a CPU
             self.model.to(device).to(memory_format=torch.channels_last)
         self.labels, self.preprocess = labels, preprocess
+        self.decision = decision or Decision.of(labels)
         self.device, self.amp = device, amp
         self.margin: int = getattr(model, "margin", 0)
         self.sizes = Sizes(getattr(model, "min_size", 1), getattr(model, "size_step", 1))
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, device: str = "auto", amp: str = "auto") -> Predictor:
-        """The predictor of a checkpoint that train.py wrote.  Raises InputError."""
+        """The predictor of a checkpoint that train.py wrote: BatchNorms folded, thresholds as fitted, if they
+        were.  Raises InputError."""
         where = resolve_device(device)
         precision = resolve_amp(amp, where)
-        state = checkpoint.read(path)
-        return cls(checkpoint.model_of(state), state.labels, state.preprocess, where, precision)
+        return cls.of(checkpoint.read(path), where, precision)
+
+    @classmethod
+    def of(cls, state: checkpoint.Checkpoint, device: torch.device, amp: torch.dtype | None) -> Predictor:
+        """The predictor of a checkpoint that was read."""
+        model, decision = fold(checkpoint.model_of(state)), Decision.of(state.labels, state.thresholds)
+        return cls(model, state.labels, state.preprocess, device, amp, decision=decision)
 
     @torch.no_grad()  # not inference_mode: the trainer goes on training this very model
     def __call__(self, image: np.ndarray) -> np.ndarray:
         check_image(image)
-        if self.preprocess.tile:
-            return self._by_tiles(image)
-        return harden(self.whole(image), self.labels, (image.shape[0], image.shape[1])).cpu().numpy()
+        mask, second = np.empty(image.shape[:2], mask_dtype(self.labels)), None
+        if self.labels.task == "multiclass" and self.decision.filters:
+            second = np.empty(mask.shape, np.uint8)
+        for y, x, logits, size in self.parts(image):
+            part = harden(logits, self.labels, size, self.decision)
+            inside = slice(y, y + size[0]), slice(x, x + size[1])
+            mask[inside] = part.cpu().numpy()
+            if second is not None:
+                second[inside] = runner_up(logits, part).cpu().numpy()
+        return self.decision.filtered(mask, self.labels, second)
+
+    def parts(self, image: np.ndarray) -> Iterator[tuple[int, int, Tensor, tuple[int, int]]]:
+        """(top, left, logits (K, h, w), size they are to be resized to), each pixel of the image once.
+
+        The whole image is one part; of overlapping tiles the later one has the pixels.
+        """
+        (H, W), (h, w), m = image.shape[:2], self.preprocess.size, self.margin
+        if not self.preprocess.tile:
+            yield 0, 0, self.whole(image), (H, W)
+            return
+        rows, columns = (tiling(n, t, self.sizes, m)[1] for n, t in ((H, h), (W, w)))
+        bottom, right = dict(pairwise([*rows, H])), dict(pairwise([*columns, W]))
+        for y, x, logits in self.tiles(image):
+            size = bottom[y] - y, right[x] - x
+            yield y, x, logits[:, : size[0], : size[1]], size
 
     def whole(self, image: np.ndarray) -> Tensor:
         """The logits (K, h, w) of the image resized to the model's size."""
@@ -107,16 +141,6 @@ class Predictor:
         for y in rows:
             for x in columns:
                 yield y, x, self.logits(padded[y : y + h + 2 * m, x : x + w + 2 * m])
-
-    def _by_tiles(self, image: np.ndarray) -> np.ndarray:
-        """The mask, tile by tile."""
-        H, W = image.shape[:2]
-        mask = np.empty((H, W), mask_dtype(self.labels))
-        for y, x, logits in self.tiles(image):
-            h, w = logits.shape[1:]
-            tile = harden(logits, self.labels, (h, w)).cpu().numpy()
-            mask[y : y + h, x : x + w] = tile[: H - y, : W - x]
-        return mask
 
 
 @dataclass(frozen=True)
@@ -158,32 +182,49 @@ def tiling(length: int, tile: int, sizes: Sizes, margin: int) -> tuple[int, list
     return tile, [min(i * (tile - overlap), last) for i in range(count)]
 
 
-def harden(logits: Tensor, labels: Labels, size: tuple[int, int]) -> Tensor:
+def harden(
+    logits: Tensor, labels: Labels, size: tuple[int, int], decision: Decision | None = None
+) -> Tensor:
     """Logits (K, h, w) resized to `size` (bilinear) and decided, in the memory form of the task.
 
-    multilabel, binary: set where the logit is above 0.  multiclass: the largest, the first among equals.
+    multilabel, binary: set where the logit is above that of the threshold, 0 for 0.5.  multiclass: the
+    largest, the first among equals.  Filters are left to `Decision.filtered`, for they need the whole mask.
     Equal to resizing all planes at once and then deciding, at the memory of one or two of them.
     """
-
-    def plane(k: int) -> Tensor:
-        if logits.shape[1:] == size:
-            return logits[k]
-        return F.interpolate(logits[None, k : k + 1], size, mode="bilinear", align_corners=False)[0, 0]
-
+    decision = decision or Decision.of(labels)
     dtype = torch.from_numpy(np.empty(0, mask_dtype(labels))).dtype
     mask = torch.zeros(size, dtype=dtype, device=logits.device)
     if labels.task == "multiclass":
-        best = plane(0)
+        best = plane_of(logits, 0, size)
         for k in range(1, len(logits)):
-            new = plane(k)
+            new = plane_of(logits, k, size)
             mask.masked_fill_(new > best, k)
             best = torch.maximum(best, new)
     else:
         peaks = logits.amax((1, 2)).tolist()
         for k, peak in enumerate(peaks):
-            if peak > 0:  # else no weighted mean of its values is
-                mask.add_(plane(k) > 0, alpha=1 << k)
+            if peak > decision.cut(k):  # else no weighted mean of its values is
+                mask.add_(plane_of(logits, k, size) > decision.cut(k), alpha=1 << k)
     return mask
+
+
+def plane_of(logits: Tensor, k: int, size: tuple[int, int]) -> Tensor:
+    """Class k of logits (K, h, w), resized to `size`."""
+    if logits.shape[1:] == size:
+        return logits[k]
+    return F.interpolate(logits[None, k : k + 1], size, mode="bilinear", align_corners=False)[0, 0]
+
+
+def runner_up(logits: Tensor, mask: Tensor) -> Tensor:
+    """The best class (H, W) beside that in `mask`, to which multi-class logits (K, h, w) were hardened."""
+    size = (mask.shape[0], mask.shape[1])
+    best = torch.full(size, -torch.inf, device=logits.device)
+    second = mask.clone()  # of a single class there is no other
+    for k in range(len(logits)):
+        new = plane_of(logits, k, size).masked_fill(mask == k, -torch.inf)
+        second.masked_fill_(new > best, k)
+        best = torch.maximum(best, new)
+    return second
 
 
 def check_image(image: np.ndarray) -> None:

@@ -344,7 +344,7 @@ def check_encoder(config: TrainConfig) -> None:
 # What may differ between a run and its resumption; everything else would make it another run.
 RESUMABLE = (
     "epochs", "patience", "workers", "device", "grad_checkpoint", "shard", "save_every", "max_bad", "cache",
-    "cache_gb", "download", "log",
+    "cache_gb", "download", "log", "fit_thresholds",
 )  # fmt: skip
 
 

@@ -58,7 +58,9 @@ class Lock:
     outlive a killed one by seconds.  Raises InputError where somebody has it.
     """
 
-    held: ClassVar[set[Path]] = set()  # by this process, which such a lock does not keep out
+    # what this process holds, and its words: such a lock does not keep itself out, and goes when the process
+    # closes the file, were it only to read it
+    held: ClassVar[dict[Path, str]] = {}
 
     def __init__(self, out: Path | None) -> None:
         self.out = out
@@ -69,7 +71,7 @@ class Lock:
             return self
         path = self.out.resolve() / ".lock"
         if path in self.held:
-            raise self.taken(path.read_text())
+            raise self.taken(self.held[path])
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             file = open(path, "a+", encoding="utf-8")
@@ -83,10 +85,10 @@ class Lock:
             file.close()
             raise self.taken(who) from e
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self.held[path] = f"process {os.getpid()} on {socket.gethostname()}"
+        file.write(self.held[path])
         file.flush()
         self.file = file
-        self.held.add(path)
         return self
 
     def taken(self, who: str) -> InputError:
@@ -97,7 +99,7 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         if self.file is not None and self.out is not None:
             path = self.out.resolve() / ".lock"
-            self.held.discard(path)
+            self.held.pop(path, None)
             path.unlink(missing_ok=True)
             self.file.close()
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from zoo.core import checkpoint, content
 from zoo.core.optimizer import load_optimizer
 from zoo.core.ranks import parted, whole
-from zoo.core.run import truncate_logs
 
 if TYPE_CHECKING:
     from zoo.core.trainer import Trainer
@@ -57,5 +56,3 @@ def restore(trainer: Trainer, state: checkpoint.Checkpoint) -> None:
     trainer.scaler.load_state_dict(saved["scaler"])
     vars(trainer.progress).update(saved["progress"])
     checkpoint.set_rng_state(saved["rng"])
-    if trainer.ranks.chief:
-        truncate_logs(trainer.out, trainer.progress.epoch)

@@ -55,6 +55,27 @@ def runs_to_plane(counts: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size, order="F")
 
 
+def plane_to_runs(plane: np.ndarray) -> list[int]:
+    """The inverse, (H, W) -> lengths; the first is that of a run without the class, which may be 0."""
+    flat = plane.ravel(order="F").astype(bool)
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts: list[int] = np.diff([0, *edges.tolist(), flat.size]).tolist()
+    return [0, *counts] if flat[:1].any() else counts
+
+
+def write_counts(counts: Sequence[int]) -> str:
+    """The string that `read_counts` reads, the same as pycocotools writes."""
+    text = ""
+    for i, count in enumerate(counts):
+        number = count - (counts[i - 2] if i > 2 else 0)
+        more = True
+        while more:
+            bits, number = number & 31, number >> 5
+            more = number != (-1 if bits & 16 else 0)  # all that is left repeats the sign
+            text += chr(ord("0") + bits + 32 * more)
+    return text
+
+
 def read_counts(text: str) -> list[int]:
     """The lengths in a string of run lengths, as pycocotools packs them.
 

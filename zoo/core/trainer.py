@@ -8,7 +8,7 @@ lines on which they differ or exchange something have `self.ranks` in them.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -35,7 +35,7 @@ from zoo.core.network import freeze, network, on_meta, training_mode
 from zoo.core.optimizer import make_optimizer, set_rate
 from zoo.core.predictor import Predictor
 from zoo.core.ranks import ALONE, Agreed, Parallel, Ranks, lost, whole
-from zoo.core.run import Lock, log, open_folder
+from zoo.core.run import Lock, log, open_folder, truncate_logs
 from zoo.core.saving import restore, save
 from zoo.core.stop import Interrupted, Stop
 from zoo.core.transforms import Augment
@@ -158,6 +158,7 @@ class Trainer:
             if self.ranks.chief:
                 open_folder(self.out, self.config)
                 content.write(self.out, self.contents)
+                truncate_logs(self.out, self.progress.epoch)  # not before the lock is ours
             with self.session, self.logs.after(self.progress.epoch):
                 self.train(done)
 
@@ -208,17 +209,10 @@ class Trainer:
         try:
             group = list(islice(batches, self.config.accumulate))
         except RuntimeError as e:
-            if self.stop.asked:  # the signal may have taken a worker along
-                raise Interrupted from e
+            if "DataLoader worker (pid" not in str(e):  # a fault of the program
+                raise
             problem = f"a process that loads data died ({str(e).splitlines()[0]}); try fewer --workers"
-        for wrong in (wrong for batch in group for wrong in batch.bad):
-            self.progress.bad += 1
-            if self.progress.bad > self.config.max_bad:
-                problem = problem or wrong
-            else:
-                self.display.warn(f"left out: {wrong}")
-                self.session.images -= 1
-        self.agree(problem)
+        self.agree(problem, [wrong for batch in group for wrong in batch.bad])
         self.idle = False
         return group
 
@@ -251,10 +245,13 @@ class Trainer:
         self.check_finite("loss", loss, group)
 
         self.scaler.unscale_(self.optimizer)
-        clip = self.config.clip or math.inf
-        norm = cast(Tensor, whole(nn.utils.clip_grad_norm_(self.model.parameters(), clip)))
-        if not self.scaler.is_enabled():  # fp16's scaler skips the step and lowers its scale by itself
-            self.check_finite("norm of the gradient", norm, group)
+        weights = [p for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in weights])  # type: ignore[misc]
+        # fp16's scaler skips such a step and lowers its scale by itself, to a point
+        if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
+            self.check_finite("norm of the gradient", cast(Tensor, whole(norm)), group)
+        if self.config.clip:
+            nn.utils.clip_grads_with_norm_(weights, self.config.clip, norm)
         set_rate(self.optimizer, self.lr(self.progress.step))
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -281,14 +278,25 @@ class Trainer:
         if not torch.isfinite(value):
             raise InputError(finite.explain(self, what, value.item(), group))
 
-    def agree(self, problem: str = "") -> None:
-        """Raise in all processes what one of them has to raise: a problem, or the wish to stop."""
-        problems = self.ranks.gather((problem, self.stop.asked))
-        if said := [what for what, _ in problems if what]:
-            raise Agreed(f"{said[0]}; then go on with --resume {self.out}")
-        if self.ranks.size > 1 and any(asked for _, asked in problems):
-            self.stop.asked = True
+    def agree(self, problem: str = "", bad: Sequence[str] = ()) -> None:
+        """Raise in all processes what one of them has to raise: a problem, or the wish to stop.
+
+        bad: what is wrong with images that are left out, which is a problem from one more than --max-bad on.
+        """
+        told = self.ranks.gather((problem, self.stop.asked, bad))
+        problems = [what for what, *_ in told if what]
+        for wrong in (wrong for *_, share in told for wrong in share):
+            self.progress.bad += 1
+            if self.progress.bad > self.config.max_bad:
+                problems.append(wrong)
+            else:
+                self.display.warn(f"left out: {wrong}")
+                self.session.images -= 1
+        if any(asked for _, asked, _ in told) and (problems or self.ranks.size > 1):
+            self.stop.asked = True  # whose signal may have been the problem
             raise Interrupted
+        if problems:
+            raise Agreed(f"{problems[0]}; then go on with --resume {self.out}")
 
     @torch.no_grad()
     def evaluate(self) -> Scores:
