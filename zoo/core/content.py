@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from zoo.core.dataset import Source
@@ -64,7 +65,21 @@ def describe(source: Source) -> Content:
 
 def digest_of(source: Source, i: int) -> str:
     """What `describe` says of sample i, by its files as they are now."""
-    return _short(_line(source, i, {path: digest(path) for path in source.files(i)}))
+    return _short(_line(source, i, {path: _digest_now(path) for path in source.files(i)}))
+
+
+def _digest_now(path: Path) -> tuple[int, str]:
+    """`digest`, again only where size or time have changed: samples may share a file, COCO's all of one."""
+    try:
+        held = path.stat()
+    except OSError:
+        return digest(path)  # which says what is wrong
+    return _digest_of(path, held.st_size, held.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)  # a sample's own files pass through, a shared one stays
+def _digest_of(path: Path, size: int, time_ns: int) -> tuple[int, str]:
+    return digest(path)
 
 
 def _line(source: Source, i: int, digests: dict[Path, tuple[int, str]]) -> bytes:
