@@ -7,10 +7,8 @@
 Truth is data as train.py takes it, a folder of masks as infer.py writes them, or a csv of run lengths.
 """
 
-import csv
 import heapq
-import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -23,7 +21,7 @@ from rich.table import Table
 from zoo.core import metrics, pictures
 from zoo.core.config import TrainConfig
 from zoo.core.dataset import KINDS, Source, open_scored
-from zoo.core.files import write_bytes
+from zoo.core.files import write_csv
 from zoo.core.folder import BITS, read_bits
 from zoo.core.images import SUFFIXES, Progress, plural, read_values
 from zoo.core.inference import Item, find_images, names_of
@@ -120,13 +118,6 @@ def figure(value: float) -> str:
 def number(value: float) -> str:
     """With all its digits; empty for nan."""
     return "" if np.isnan(value) else repr(float(value))
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Whole or not at all.  Raises InputError."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_bytes(path, text.getvalue().encode())
 
 
 # ---------------------------------------------------------------- where the truth is

@@ -1,8 +1,11 @@
 """Files read so that faults are said in a sentence, written whole or not at all, and hashes of contents."""
 
+import csv
 import hashlib
+import io
 import json
 import os
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,3 +55,10 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 def write_json(path: Path, value: object) -> None:
     """`write_bytes` of `value` as JSON.  Raises InputError."""
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Whole or not at all.  Raises InputError."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_bytes(path, text.getvalue().encode())

@@ -8,8 +8,6 @@
     OUT/classes/*.png    each class from its smallest to its largest; OUT/clusters/*.png: sides and poses
 """
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 
 from zoo.core import content, exclude, pictures
 from zoo.core.dataset import Sample, Source
-from zoo.core.files import write_bytes
+from zoo.core.files import write_bytes, write_csv
 from zoo.core.images import BadFiles, Progress, on_all_cores, plural
 from zoo.core.inspection import clusters, duplicates, ranking, sheets
 from zoo.core.inspection.clusters import Poses, Sides
@@ -268,14 +266,11 @@ def duplicate_rows(found: Findings) -> list[dict[str, object]]:
     return rows
 
 
-def write_csv(path: Path, rows: Sequence[dict[str, object]], columns: Iterable[str]) -> Path:
+def write_rows(path: Path, rows: Sequence[dict[str, object]], columns: Iterable[str]) -> Path:
     """A header and `rows`, fractions with six digits.  Raises InputError."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    write_bytes(path, text.getvalue().encode())
+    header = list(columns)
+    cells = ((row[name] for name in header) for row in rows)
+    write_csv(path, header, [[f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in cells])
     return path
 
 
@@ -284,12 +279,13 @@ def write_csv(path: Path, rows: Sequence[dict[str, object]], columns: Iterable[s
 
 def write(out: Path, found: Findings, load: Callable[[int], Sample], worst: int) -> list[Path]:
     """Everything but problems.txt into `out`; the files, sheets last.  Raises InputError."""
-    pairs = pair_rows(found) or [dict.fromkeys(("class", "other", "images with both", "pixels shared"))]
+    pairs = pair_rows(found)
+    shared = pairs[0] if pairs else ("class", "other", "images with both", "pixels shared")
     tables = {"images": image_rows(found), "classes": class_rows(found)}
-    files = [write_csv(out / f"{name}.csv", rows, rows[0]) for name, rows in tables.items()]
-    files.append(write_csv(out / "pairs.csv", pair_rows(found), pairs[0]))
+    files = [write_rows(out / f"{name}.csv", rows, rows[0]) for name, rows in tables.items()]
+    files.append(write_rows(out / "pairs.csv", pairs, shared))
     columns = ("image", "other", "how", "bits", "across the split", "masks")
-    files.append(write_csv(out / "duplicates.csv", duplicate_rows(found), columns))
+    files.append(write_rows(out / "duplicates.csv", duplicate_rows(found), columns))
     odd = found.order[:worst]
     if odd:
         listed = [(found.images[i].name, found.ranks[i].why) for i in odd]
