@@ -12,7 +12,7 @@ from typing import TextIO
 import numpy as np
 
 from zoo.core.files import write_json
-from zoo.core.masks import IGNORE, Labels, class_plane, mask_dtype, rle_decode, rle_encode
+from zoo.core.masks import IGNORE, Labels, class_plane, cropped, mask_dtype, rle_decode, rle_encode
 from zoo.core.pictures import make_folder
 from zoo.core.shapes import plane_to_runs, write_counts
 from zoo.errors import InputError, nearest
@@ -146,16 +146,12 @@ class CocoFile:
         height, width = mask.shape
         number = len(self.images) + 1
         self.images.append({"id": number, "file_name": image_name, "height": height, "width": width})
-        for k in range(self.labels.num_classes):
-            plane = class_plane(mask, self.labels, k)
-            y, x = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
-            if not len(y):
-                continue
-            box = x[0], y[0], x[-1] + 1 - x[0], y[-1] + 1 - y[0]
+        for k, part, (x, y) in cropped(mask, self.labels):
+            runs = plane_to_runs(class_plane(mask, self.labels, k))
             self.annotations.append({
                 "id": len(self.annotations) + 1, "image_id": number, "category_id": k + 1, "iscrowd": 0,
-                "area": int(plane.sum()), "bbox": [int(v) for v in box],
-                "segmentation": {"size": [height, width], "counts": write_counts(plane_to_runs(plane))},
+                "area": int(part.sum()), "bbox": [x, y, part.shape[1], part.shape[0]],
+                "segmentation": {"size": [height, width], "counts": write_counts(runs)},
             })  # fmt: skip
 
     def close(self) -> None:
