@@ -16,8 +16,7 @@ from zoo.core.config import TrainConfig
 from zoo.core.dataset import open_run
 from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.masks import Labels, mask_dtype
-from zoo.core.memory import recompute
-from zoo.core.network import freeze, network, training_mode
+from zoo.core.network import network, ready, training_mode
 from zoo.core.optimizer import make_optimizer
 from zoo.core.ranks import Ranks
 from zoo.errors import InputError
@@ -86,10 +85,7 @@ def steps(config: TrainConfig, labels: Labels, channels: int, n: int, where: str
     before = used(device)
     bare = replace(config, pretrained=False, weights=None)
     model, _ = network(bare, labels.num_classes, channels, lambda line: None)
-    freeze(model, config)
-    model.to(device).to(memory_format=torch.channels_last)
-    if config.grad_checkpoint:
-        recompute(model)
+    ready(model, config, device)
     training_mode(model, config)
     optimizer, amp = make_optimizer(model, config), resolve_amp(config.amp, device)
     criterion = losses.Criterion(config.loss or losses.default_loss(labels.task), labels)

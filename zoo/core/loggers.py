@@ -36,9 +36,8 @@ from zoo.core.files import read_json, write_bytes
 from zoo.core.heat import loss_map
 from zoo.core.metrics import Scores, mean
 from zoo.core.predictor import Predictor
+from zoo.core.validation import SAMPLES
 from zoo.errors import InputError, nearest
-
-SAMPLES = 4  # validation images in the picture of an epoch
 
 
 @dataclass

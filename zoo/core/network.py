@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from zoo import registry, weights
 from zoo.core.checkpoint import seed_everything
 from zoo.core.config import TrainConfig
+from zoo.core.memory import recompute
 from zoo.errors import InputError
 
 
@@ -44,6 +45,17 @@ def freeze(model: nn.Module, config: TrainConfig) -> None:
         if encoder is None:
             raise InputError(f"--freeze-encoder: {config.arch} has no encoder here; leave it out")
         encoder.requires_grad_(False)
+
+
+def ready(model: nn.Module, config: TrainConfig, device: torch.device) -> None:
+    """What is not trained frozen, on `device` in the memory format of training, blocks to be recomputed.
+
+    Raises InputError as `freeze`.
+    """
+    freeze(model, config)
+    model.to(device).to(memory_format=torch.channels_last)
+    if config.grad_checkpoint:
+        recompute(model)
 
 
 def training_mode(model: nn.Module, config: TrainConfig) -> None:

@@ -16,10 +16,10 @@ import torch
 
 from zoo.core import checkpoint, metrics
 from zoo.core.decide import HALF
-from zoo.core.loader import whole_images
 from zoo.core.masks import IGNORE, Labels, class_plane
 from zoo.core.predictor import Predictor, plane_of
 from zoo.core.run import Lock
+from zoo.core.validation import our_share
 from zoo.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,12 +58,10 @@ def fit(trainer: Trainer) -> None:
 
 
 def share(trainer: Trainer, state: checkpoint.Checkpoint) -> list[tuple[int, np.ndarray]]:
-    """(number, `count`) of our part of the validation images, every n-th, predicted as infer.py will."""
+    """(number, `count`) of our part of the validation images, predicted as infer.py will."""
     predictor = Predictor.of(state, trainer.device, trainer.amp)
-    source, ranks = trainer.val_source, trainer.ranks
-    ours = range(ranks.rank, len(source), ranks.size)
-    samples = whole_images(source, trainer.config.workers, ours)
-    return [(i, count(predictor, s.image, s.mask)) for i, s in zip(ours, samples, strict=True)]
+    samples = our_share(trainer.val_source, trainer.config.workers, trainer.ranks)
+    return [(i, count(predictor, sample.image, sample.mask)) for i, sample in samples]
 
 
 @torch.no_grad()

@@ -29,9 +29,8 @@ from zoo.core.fit import does_not_fit, largest_batch
 from zoo.core.loader import Batch, TrainLoader, TrainSet, statistics
 from zoo.core.loggers import Loggers
 from zoo.core.manifest import Session
-from zoo.core.memory import recompute
 from zoo.core.metrics import Scores
-from zoo.core.network import freeze, network, on_meta, training_mode
+from zoo.core.network import network, on_meta, ready, training_mode
 from zoo.core.optimizer import make_optimizer, set_rate
 from zoo.core.predictor import Predictor
 from zoo.core.ranks import ALONE, Agreed, Parallel, Ranks, lost, whole
@@ -140,10 +139,7 @@ class Trainer:
             self.model, self.build = network(config, self.labels.num_classes, channels, self.display.note)
             self.normalised_by = "weights" if registry.normalisation(self.model) else "data"
         self.aux_weights = cast(tuple[float, ...], self.model.aux_weights)
-        freeze(self.model, config)
-        self.model.to(self.device).to(memory_format=torch.channels_last)
-        if config.grad_checkpoint:
-            recompute(self.model)
+        ready(self.model, config, self.device)
         if config.compile:
             self.model.compile()
         self.parallel = Parallel(self.model, self.ranks, self.device, config.shard, config.sync_bn)

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from zoo.core import pictures
-from zoo.core.dataset import Source
+from zoo.core.dataset import Sample, Source
 from zoo.core.loader import whole_images
 from zoo.core.masks import Labels
 from zoo.core.metrics import Scores, count
 from zoo.core.predictor import Predictor
 from zoo.core.ranks import Ranks
 
-SAMPLES = 4  # images drawn after each epoch
+SAMPLES = 4  # images drawn after each epoch, in the run folder and in logs
 
 
 class Found(NamedTuple):
@@ -25,10 +25,15 @@ class Found(NamedTuple):
     panel: np.ndarray | None
 
 
-def score(predictor: Predictor, source: Source, workers: int, ranks: Ranks) -> Iterator[Found]:
-    """Our share of `source`, every n-th image: no image twice, whatever their number."""
+def our_share(source: Source, workers: int, ranks: Ranks) -> Iterator[tuple[int, Sample]]:
+    """(number, sample) of every n-th image of `source`: no image twice, whatever their number."""
     ours = range(ranks.rank, len(source), ranks.size)
-    for i, sample in zip(ours, whole_images(source, workers, ours), strict=True):
+    return zip(ours, whole_images(source, workers, ours), strict=True)
+
+
+def score(predictor: Predictor, source: Source, workers: int, ranks: Ranks) -> Iterator[Found]:
+    """Our share of `source`."""
+    for i, sample in our_share(source, workers, ranks):
         mask, panel = predictor(sample.image), None
         if i < SAMPLES:
             panel = pictures.panel(sample.image, sample.mask, mask, source.labels, sample.name)
