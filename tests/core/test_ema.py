@@ -1,18 +1,14 @@
 """If these break, the weights that a run keeps are not the average it promises, or resuming changes them."""
 
-import os
-import signal
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
-from tests.core.test_trainer import assert_same_run, config, trainer
+from tests.core.test_trainer import assert_same_run, config, interrupted_at, trainer
 from zoo.core import checkpoint
 from zoo.core.ema import Average
-from zoo.core.stop import Interrupted
 
 
 def drift(model: nn.Module, step: int) -> None:
@@ -80,16 +76,7 @@ def test_a_checkpoint_holds_the_average_and_the_run_goes_on_from_the_weights(
     c = config(shapes, ema=0.8, options={"width": 2, "norm": "batch"})
     trainer(c, tmp_path / "unbroken").fit()
     broken = trainer(c, tmp_path / "broken")
-    step = broken.step
-
-    def stepping(group: list) -> float:
-        if broken.progress.step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(group)
-
-    broken.step = stepping  # type: ignore[method-assign]
-    with pytest.raises(Interrupted):
-        broken.fit()
+    interrupted_at(6, broken)
     state = checkpoint.read(tmp_path / "broken" / "last.pt")
     now = broken.model.state_dict()
     assert state.training["averaged"] == 6

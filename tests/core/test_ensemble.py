@@ -5,7 +5,7 @@ The plain way is the reference: all logits enlarged to the image, sigmoid or sof
 
 import gc
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +15,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import zoo
+from tests.core.largest import Largest
 from zoo.core import checkpoint, ensemble, spool
 from zoo.core.checkpoint import Checkpoint, check_labels
 from zoo.core.config import Preprocess
@@ -282,16 +281,6 @@ def test_no_tensor_has_classes_times_image_values(
     tmp_path: Path, tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a network gives and a band of rows are the largest, however large the image is."""
-
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(  # type: ignore[no-untyped-def]
-            self, func: Callable, types, args=(), kwargs=None
-        ) -> object:
-            result = func(*args, **(kwargs or {}))
-            self.numel = max([self.numel, *(t.numel() for t in tree_leaves(result) if isinstance(t, Tensor))])
-            return result
 
     monkeypatch.setattr(ensemble, "BAND", 40 * 1000 * 3)
     paths = [save(tmp_path, WIDE, 0), save(tmp_path, WIDE, 1)]

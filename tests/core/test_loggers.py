@@ -1,8 +1,6 @@
 """If these break, a log shows other numbers than the run had, shows them twice, or stops a run."""
 
 import json
-import os
-import signal
 import struct
 import sys
 from collections import Counter
@@ -13,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.test_trainer import Heard, config, trainer
+from tests.core.test_trainer import Heard, config, interrupted_at, trainer
 from zoo.core import checkpoint, loggers
 from zoo.core.loggers import Loggers, Point, parse
 from zoo.core.saving import save
-from zoo.core.stop import Interrupted
 from zoo.core.trainer import Trainer
 from zoo.errors import InputError
 
@@ -77,20 +74,6 @@ def records(out: Path) -> Iterator:
 def history(out: Path) -> list[dict]:
     rows = [r.history for r in records(out) if r.WhichOneof("record_type") == "history"]
     return [{"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in row.item} for row in rows]
-
-
-def interrupted_at(step: int, t: Trainer) -> None:
-    """Run until Ctrl-C comes in step `step`."""
-    plain = t.step
-
-    def stepping(group: list) -> float:
-        if t.progress.step + 1 == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        return plain(group)
-
-    t.step = stepping  # type: ignore[method-assign]
-    with pytest.raises(Interrupted):
-        t.fit()
 
 
 # ---------------------------------------------------------------- what is told

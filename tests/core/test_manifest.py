@@ -1,9 +1,7 @@
 """If these break, nobody can say a year later which code, data and machine made a run, or what it cost."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.test_trainer import config, trainer
+from tests.core.test_trainer import config, interrupted_at, trainer
 from zoo.core import checkpoint, manifest
 from zoo.core.config import TrainConfig
 from zoo.core.content import describe
@@ -189,16 +187,7 @@ def test_a_full_disk_keeps_the_old_file_and_the_reason_of_the_end(
 def test_the_trainer_keeps_the_record_of_an_interrupted_and_resumed_run(shapes: Path, tmp_path: Path) -> None:
     out, c = tmp_path / "run", config(shapes)
     broken = trainer(c, out)
-    step = broken.step
-
-    def stepping(group: list) -> float:
-        if broken.progress.step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(group)
-
-    broken.step = stepping  # type: ignore[method-assign]
-    with pytest.raises(Interrupted):
-        broken.fit()
+    interrupted_at(6, broken)
     (first,) = held(out)["sessions"]
     assert (first["outcome"], first["images"]) == ("interrupted", 12)
     trainer(c, out, resume=checkpoint.read(out / "last.pt")).fit()

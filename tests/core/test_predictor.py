@@ -4,7 +4,6 @@ The plain way to decide (resize all logits, then threshold or argmax) and one fo
 mirrored image are the references.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -12,9 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from tests.core.largest import Largest
 from zoo.archs.unet import UNet
 from zoo.archs.unetpp import UNetPP
 from zoo.core import predictor
@@ -86,17 +84,6 @@ def test_ties_go_to_the_lower_class_and_zero_is_not_set() -> None:
 
 @pytest.mark.parametrize(("task", "classes"), [("multilabel", 29), ("multiclass", 29), ("binary", 1)])
 def test_no_tensor_is_larger_than_the_mask_or_the_logits(task: str, classes: int) -> None:
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(  # type: ignore[no-untyped-def]
-            self, func: Callable, types, args=(), kwargs=None
-        ) -> object:
-            result = func(*args, **(kwargs or {}))
-            sizes = [t.numel() for t in tree_leaves(result) if isinstance(t, Tensor)]
-            self.numel = max(self.numel, *sizes, 0)
-            return result
-
     size = (600, 500)
     predict = Predictor(
         Fixed(torch.randn(classes, 64, 64)), labels(task, classes), Preprocess(1, (0.5,), (0.5,), (64, 64))

@@ -45,6 +45,20 @@ def trainer(c: TrainConfig, out: Path, **more: object) -> Trainer:
     return Trainer(c, out, Display(Console(quiet=True)), **more)  # type: ignore[arg-type]
 
 
+def interrupted_at(step: int, t: Trainer) -> None:
+    """Run until Ctrl-C comes in step `step`."""
+    plain = t.step
+
+    def stepping(group: list) -> float:
+        if t.progress.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(group)
+
+    t.step = stepping  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        t.fit()
+
+
 class Heard(Display):
     """Silent, but for warnings, which it keeps."""
 
@@ -126,17 +140,7 @@ def test_ctrl_c_saves_and_the_resumed_run_is_the_unbroken_one(
     trainer(c, tmp_path / "unbroken").fit()
 
     broken = trainer(c, tmp_path / "broken")
-    step, done = broken.step, []
-
-    def stepping(group: list) -> float:
-        done.append(1)
-        if len(done) == stop_after:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(group)
-
-    broken.step = stepping  # type: ignore[method-assign]
-    with pytest.raises(Interrupted):
-        broken.fit()
+    interrupted_at(stop_after, broken)
     state = checkpoint.read(tmp_path / "broken" / "last.pt")
     assert state.training["progress"]["step"] == stop_after
     torch.manual_seed(99)  # as another process would find its generators
