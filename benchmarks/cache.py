@@ -11,15 +11,13 @@ turns, and times are processor time.  "augmented" is rotation, scale, shift and 
     bits, 512      what `--cache` keeps, 1.3 MB a sample; the device unpacks the bits
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from data_path import BATCH, TO, K, plain, times
+from data_path import BATCH, TO, K, arguments, plain, times
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -111,12 +109,7 @@ def later_epochs(count: int, ways: dict[str, Way], calls: int) -> Table:
 
 def main() -> None:
     """Draw the files, fill the caches, read them."""
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    p.add_argument("--count", type=int, default=8, help="images (default: 8)")
-    p.add_argument("--calls", type=int, default=12, help="batches of each way (default: 12)")
-    args = p.parse_args()
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    args = arguments(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         phantom.write(root / "hands", args.count, 2048, 0)

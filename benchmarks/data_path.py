@@ -217,14 +217,19 @@ def agreement(source: HandBones) -> Table:
     return table
 
 
-def main() -> None:
-    """Draw the files, run both ways, print the tables."""
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def arguments(doc: str | None) -> argparse.Namespace:
+    """`count` and `calls` of a benchmark that says `doc` of itself; from here on in one thread."""
+    p = argparse.ArgumentParser(description=doc.splitlines()[0] if doc else None)
     p.add_argument("--count", type=int, default=8, help="images (default: 8)")
     p.add_argument("--calls", type=int, default=12, help="batches of each way (default: 12)")
-    args = p.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    return p.parse_args()
+
+
+def main() -> None:
+    """Draw the files, run both ways, print the tables."""
+    args = arguments(__doc__)
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         grey, rgb = Path(folder) / "grey", Path(folder) / "rgb"

@@ -10,9 +10,6 @@ network and its image, each in a process of its own.
 """
 
 import argparse
-import ctypes
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -74,24 +71,14 @@ def apart(one: Job, other: Job) -> float:
 def peak(name: str, who: str, size: int) -> float:
     """MiB of a pass, in a process of its own."""
     options = [name, "--sizes", str(size), "--peak", who]
-    ran = subprocess.run([sys.executable, __file__, *options], capture_output=True, text=True)
-    if ran.returncode:
-        sys.exit(ran.stderr)
-    return float(ran.stdout.split()[-1])
+    return memory.in_child(__file__, *options)
 
 
 def print_peak(name: str, who: str, size: int) -> None:
     """What `peak` reads."""
     run = job(name, who, size)
     run()  # whatever is loaded on first use
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        print((torch.cuda.max_memory_allocated() - before) / 2**20)
-        return
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    print(memory.peak(run))
+    print(memory.above_rest(run, DEVICE))
 
 
 def rows(name: str, size: int, pairs: int) -> list[list[str]]:

@@ -10,8 +10,6 @@ is forward, cross-entropy and backward; the optimizer's part is the same for bot
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -97,8 +95,7 @@ def job(model: nn.Module, network: Network, image: Tensor, train: bool) -> Calla
 def peak(side: str, size: str, end: str, pixels: int, train: bool) -> float:
     """MiB above the network, of three runs in a process of their own."""
     options = ["--side", side, "--end", end, "--pixels", str(pixels), *(["--train"] if train else [])]
-    command = [sys.executable, __file__, size, *options]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return memory.in_child(__file__, size, *options)
 
 
 def print_peak(side: str, size: str, end: str, pixels: int, train: bool) -> None:

@@ -20,9 +20,6 @@ its own, by Linux's word; on a GPU by torch's.
 """
 
 import argparse
-import ctypes
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -261,10 +258,7 @@ def ours(name: str, way: dict, root: Path, size: int, batch: int) -> Callable[[]
 def peak(who: str, name: str, root: Path, size: int, batch: int) -> float:
     """MiB of a step above what lies in memory between steps, in a process of its own."""
     options = ["--peak", who, "--root", str(root), "--size", str(size), "--batch", str(batch)]
-    ran = subprocess.run([sys.executable, __file__, name, *options], capture_output=True, text=True)
-    if ran.returncode:
-        sys.exit(ran.stderr)
-    return float(ran.stdout.split()[-1])
+    return memory.in_child(__file__, name, *options)
 
 
 def print_peak(who: str, name: str, root: Path, size: int, batch: int) -> None:
@@ -277,14 +271,7 @@ def print_peak(who: str, name: str, root: Path, size: int, batch: int) -> None:
         job = ours(name, ways[who], root, size, batch)
     for _ in range(2):  # the optimizer's moments, and whatever is loaded on first use
         job()
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        job()
-        print((torch.cuda.max_memory_allocated() - before) / 2**20)
-        return
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    print(memory.peak(job, times=2))
+    print(memory.above_rest(job, DEVICE, times=2))
 
 
 def row(name: str, way: str, theirs: float, root: Path, args: argparse.Namespace) -> list[str]:
