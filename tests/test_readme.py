@@ -10,9 +10,9 @@ import torch
 
 import zoo
 from tests.core.test_checkpoint import tiny
-from tests.papers.reader import load_script, table
+from tests.papers.reader import table
 from zoo import encoders, weights
-from zoo.core import checkpoint
+from zoo.core import checkpoint, flags
 from zoo.core.recipes import resolve
 from zoo.encoders import pretrained
 from zoo.registry import architecture
@@ -50,11 +50,10 @@ def test_the_number_of_encoders() -> None:
 
 def test_its_commands_have_words_that_exist() -> None:
     """Those with an encoder or weights: `resolve` builds the network (the others are run elsewhere)."""
-    train = load_script(ROOT / "train.py")
     lines = re.findall(r"^python train\.py (.*--(?:encoder|weights).*)$", README, re.M)
     assert len(lines) == 3
     for line in lines:
-        config, _ = resolve(train.flags_of(train.parser().parse_args(shlex.split(line))))
+        config, _ = resolve(flags.flags_of(flags.parser().parse_args(shlex.split(line))))
         assert config.weights is None or config.weights in weights.known()
 
 

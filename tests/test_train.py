@@ -1,6 +1,5 @@
-"""If these break, a flag of train.py does nothing, or a mistake of the user's ends in a stack trace."""
+"""If these break, a run cannot be begun or gone on with, or a mistake ends in a stack trace."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -13,70 +12,9 @@ import infer
 import zoo
 from tests import small
 from tests.encoders.hrnets import few_blocks
-from train import flags_of, main, parser
+from train import main
 from zoo.core import checkpoint
 from zoo.core.config import TrainConfig
-
-FLAGS = (
-    "--arch --ds --opt --encoder --pretrained --weights --reset-head --recipe --data --val-fraction --fold "
-    "--task --ignore --size --epochs --batch --accumulate --lr --head-lr --optimizer --momentum "
-    "--weight-decay --decay-on --schedule --warmup --clip --patience --loss --augment --amp --workers --seed "
-    "--limit-train --limit-val --device --out --resume --ema --freeze-encoder --freeze-bn --compile "
-    "--grad-checkpoint --no-sync-bn --shard --cache --cache-gb --max-bad --save-every --debug-nan "
-    "--download --log --fit-thresholds --exclude "
-).split()
-
-
-def options() -> list[argparse.Action]:
-    return [a for a in parser()._actions if a.dest != "help"]
-
-
-def test_the_option_list_is_frozen() -> None:
-    """A flag is a promise: adding or renaming one is a decision, made here."""
-    assert sorted(a.option_strings[0] for a in options()) == sorted(FLAGS)
-
-
-def test_every_flag_reaches_the_configuration() -> None:
-    fields = {*TrainConfig().to_dict()} - {"options"}
-    assert {a.dest for a in options()} - {"ds", "opt", "out", "resume", "debug_nan"} == fields
-
-
-def test_help_groups_the_flags_and_shows_defaults(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as e:
-        main(["--help"])
-    assert e.value.code == 0
-    text = capsys.readouterr().out
-    for group in ("model:", "data:", "optimisation:", "machine:", "run:"):
-        assert group in text
-    for a in options():
-        assert a.help
-        if (default := getattr(TrainConfig(), a.dest, None)) not in (None, False, True, ()):
-            shown = "x".join(map(str, default)) if isinstance(default, tuple) else str(default)
-            assert f"(default: {shown}" in " ".join(text.split()), a.dest
-
-
-def test_values_are_read_as_typed() -> None:
-    argv = "--ds --opt width=8 --opt norm=none --opt x=0.5 --opt y=true --size 96x128 --fold 1/5"
-    argv += " --ignore 3 --ignore 4 --opt bins=1,2,3,6 --opt one=7, --opt mixed=0.5,a"
-    flags = flags_of(parser().parse_args(argv.split()))
-    assert flags == {
-        "options": {
-            "width": 8, "norm": None, "x": 0.5, "y": True, "deep_supervision": True,
-            "bins": (1, 2, 3, 6), "one": (7,), "mixed": (0.5, "a"),
-        },
-        "size": (96, 128), "fold": (1, 5), "ignore": (3, 4),
-    }
-
-
-@pytest.mark.parametrize(
-    ("argv", "pretrained"),
-    [
-        ("--pretrained", True), ("--pretrained --arch fcn", True), ("--pretrained none", False),
-        ("--pretrained fcn_resnet50_coco", "fcn_resnet50_coco"),
-    ],
-)
-def test_pretrained_is_a_flag_or_a_name(argv: str, pretrained: object) -> None:
-    assert flags_of(parser().parse_args(argv.split()))["pretrained"] == pretrained
 
 
 def one_epoch(data: Path, out: Path) -> list[str]:

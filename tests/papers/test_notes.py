@@ -11,6 +11,7 @@ import pytest
 import zoo
 from zoo import encoders
 from zoo.__main__ import main, parser
+from zoo.core import flags
 from zoo.core.losses import TERMS, parse
 from zoo.core.recipes import resolve
 
@@ -78,7 +79,6 @@ def test_measured_rows_are_complete(note: Note) -> None:
 
 def test_commands_work(note: Note) -> None:
     """`python -c` prints what the note says, `-m zoo` runs; lines of `train.py` have flags that exist."""
-    train = load_script(ROOT / "train.py")
     rows = note.table(8, "switch", "command", "expect")
     assert rows
     for row in rows:
@@ -98,7 +98,7 @@ def test_commands_work(note: Note) -> None:
             assert re.match(r"prints `(.+?)`", row["expect"])[1] == out.getvalue().strip(), row["switch"]
         else:
             assert words[0] == "train.py", row["switch"]
-            config, _ = resolve(train.flags_of(train.parser().parse_args(words[1:])))
+            config, _ = resolve(flags.flags_of(flags.parser().parse_args(words[1:])))
             if config.data == "phantom" and config.loss:  # the default data: overlapping bones
                 assert all("multilabel" in TERMS[term].tasks for term in parse(config.loss)), row["switch"]
 
