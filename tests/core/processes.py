@@ -4,10 +4,12 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
+from multiprocessing import get_context, set_start_method
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,8 +27,34 @@ def watched(self, group):
 Trainer.step = watched
 %s
 from train import main
-sys.exit(main(sys.argv[1:]))
+from zoo.core.ranks import leave
+leave(main(sys.argv[1:]))
 """
+CONTEXT = get_context("forkserver")  # so that torch is imported once
+CONTEXT.set_forkserver_preload(["train"])
+
+
+class Run(NamedTuple):
+    """A process, and the files that hold what it says."""
+
+    process: ForkServerProcess
+    out: Path
+    err: Path
+
+
+def child(code: str, argv: list[str], environment: dict[str, str], out: str, err: str) -> None:
+    """Run `code` as a script with `argv`, in a session of its own."""
+    os.setsid()
+    for path, number in ((out, 1), (err, 2)):
+        with open(path, "w") as f:
+            os.dup2(f.fileno(), number)
+    os.environ.update(environment)
+    set_start_method("fork", force=True)  # for workers, as in a process that was not forked itself
+    import torch
+
+    torch.set_num_threads(1)
+    sys.argv = ["train.py", *argv]
+    exec(code, {"__name__": "__main__"})
 
 
 def free_port() -> int:
@@ -35,35 +63,29 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def start(n: int, argv: list[str], seen: Path, code: str = "") -> list[subprocess.Popen]:
+def start(n: int, argv: list[str], seen: Path, code: str = "") -> list[Run]:
     """`n` processes of `python train.py argv`, talking over the loopback; one is a plain run."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "SEEN": str(seen)}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(n)}
+    environment = {"SEEN": str(seen), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     runs = []
     for rank in range(n):
-        ours = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if n > 1 else {}
-        command = [sys.executable, "-c", WATCHED % code, *argv]
-        pipe = subprocess.PIPE
-        runs.append(
-            subprocess.Popen(
-                command, env=environment | ours, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-            )
-        )
+        ours = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(n)} if n > 1 else {}
+        out, err = (seen.with_name(f"{seen.name}.{rank}.{what}") for what in ("out", "err"))
+        words = (WATCHED % code, argv, environment | ours, str(out), str(err))
+        process = CONTEXT.Process(target=child, args=words)
+        process.start()
+        runs.append(Run(process, out, err))
     return runs
 
 
-def finish(runs: list[subprocess.Popen], seconds: float = 240) -> list[tuple[int, str, str]]:
+def finish(runs: list[Run], seconds: float = 400) -> list[tuple[int | None, str, str]]:
     """(exit status, standard output, standard error) of each; none outlives the deadline."""
-    deadline, ended = time.monotonic() + seconds, []
-    try:
-        for run in runs:
-            out, err = run.communicate(timeout=max(1, deadline - time.monotonic()))
-            ended.append((run.returncode, out, err))
-    finally:
-        for run in runs:
-            if run.poll() is None:
-                run.send_signal(signal.SIGKILL)
-    return ended
+    deadline = time.monotonic() + seconds
+    for run in runs:
+        run.process.join(max(1, deadline - time.monotonic()))
+    for run in runs:
+        if run.process.is_alive():
+            os.killpg(run.process.pid or 0, signal.SIGKILL)
+    return [(run.process.exitcode, run.out.read_text(), run.err.read_text()) for run in runs]
 
 
 def train(n: int, argv: list[str], seen: Path, code: str = "") -> list[tuple[int, str, str]]:
