@@ -14,7 +14,7 @@ from zoo.core.display import Display, settings_of
 from zoo.core.finite import replay
 from zoo.core.fit import largest_batch
 from zoo.core.flags import flags_of, parser
-from zoo.core.ranks import Agreed, Ranks, joined
+from zoo.core.ranks import Agreed, Ranks, joined, launch, leave, restarted
 from zoo.core.recipes import resolve, resume
 from zoo.core.run import choose_folder, started_folder
 from zoo.core.stop import Interrupted
@@ -27,13 +27,11 @@ def run(args: argparse.Namespace, display: Display, ranks: Ranks) -> None:
     flags, chosen = flags_of(args), getattr(args, "out", None)
     if hasattr(args, "resume") and chosen:
         raise InputError("--out and --resume: a resumed run stays in its folder; give one of them")
-    given = dict(flags)
-    if flags.get("batch") == "auto":
-        config, _ = resolve({**flags, "batch": 1})
-        flags["batch"] = ranks.first(ranks.together(lambda: largest_batch(config, ranks, display.note)))
+    auto = flags.get("batch") == "auto"
+    config, origins = resolve(flags | {"batch": 1} if auto else flags)
     begun = getattr(args, "resume", None)
-    if begun is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
-        begun, flags = started_folder(chosen, resolve(flags)[0]), {}
+    if begun is None and restarted(ranks):  # with the same flags, which are the run's already
+        begun, flags = ranks.first(started_folder(chosen, config, launch())), {}
     if begun is not None:
         out, state = begun, checkpoint.read(begun / "last.pt")
         config = resume(TrainConfig.from_dict(state.config), flags, str(out))
@@ -43,10 +41,10 @@ def run(args: argparse.Namespace, display: Display, ranks: Ranks) -> None:
         trainer = ranks.together(lambda: Trainer(config, out, display, resume=state, ranks=ranks))
         display.note(f"resuming {out} after epoch {trainer.progress.epoch}, step {trainer.progress.step}")
     else:
-        config, origins = resolve(flags)
+        if auto:
+            most = ranks.first(ranks.together(lambda: largest_batch(config, ranks, display.note)))
+            config, origins = replace(config, batch=most), origins | {"batch": "what fits"}
         out = ranks.first(ranks.together(lambda: choose_folder(chosen, config)))
-        if given.get("batch") == "auto":
-            origins["batch"] = "what fits"
         trainer = ranks.together(lambda: Trainer(config, out, display, ranks=ranks))
     display.settings(settings_of(trainer, origins))
     if config.fit_thresholds:
@@ -85,4 +83,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -11,6 +11,7 @@ import pytest
 from tests.core.test_trainer import config, trainer
 from zoo.core import checkpoint
 from zoo.core.config import TrainConfig
+from zoo.core.files import write_json
 from zoo.core.run import Lock, choose_folder, log, open_folder, started_folder, truncate_logs
 from zoo.errors import InputError
 
@@ -147,17 +148,20 @@ def test_who_is_refused_a_folder_leaves_its_logs_alone(shapes: Path, tmp_path: P
 def test_a_run_that_torchrun_starts_again_finds_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The newest folder with exactly its settings, and something saved."""
+    """The folder that this torchrun began, were another run of the same settings newer; once it has saved."""
     monkeypatch.chdir(tmp_path)
     c = TrainConfig()
-    assert started_folder(None, c) is None
-    for name, settings in (("unetpp-phantom", c), ("unetpp-phantom-2", TrainConfig(seed=5))):
-        open_folder(Path("runs") / name, settings)
-    assert started_folder(None, c) is None, "nothing saved yet"
+    assert started_folder(None, c, "a") is None
+    for name, launch in (("unetpp-phantom", "a"), ("unetpp-phantom-2", "b"), ("unetpp-phantom-3", None)):
+        open_folder(Path("runs") / name, c)
+        write_json(Path("runs") / name / "manifest.json", {"sessions": [{"launch": "a"}, {"launch": launch}]})
+    assert started_folder(None, c, "a") is None, "nothing saved yet"
     for folder in Path("runs").iterdir():
         (folder / "last.pt").touch()
-    assert started_folder(None, c) == Path("runs/unetpp-phantom")
-    assert started_folder(None, TrainConfig(seed=5)) == Path("runs/unetpp-phantom-2")
-    assert started_folder(None, TrainConfig(seed=6)) is None
-    open_folder(Path("mine"), c)
-    assert started_folder(Path("mine"), c) is None
+    assert started_folder(None, c, "a") == Path("runs/unetpp-phantom")
+    assert started_folder(None, c, "b") == Path("runs/unetpp-phantom-2")
+    assert started_folder(None, c, "c") is started_folder(None, c, None) is None
+    assert started_folder(Path("runs/unetpp-phantom-2"), c, "a") is None
+    for damaged in ("{", "[]", '{"sessions": []}', '{"sessions": [3]}'):
+        Path("runs/unetpp-phantom/manifest.json").write_text(damaged)
+        assert started_folder(None, c, "a") is None

@@ -5,11 +5,12 @@ ends, each time whole or not at all; one without `ended` was killed.
 
     seed        every random choice of the run follows from it
     sessions    began, ended, outcome ("finished", "interrupted", "stopped: why"), command, versions, git,
-                data, hardware, device, threads, workers; seconds, images, images_per_s, peak_memory_bytes,
-                peak_gpu_memory_bytes
+                data, hardware, device, threads, workers, launch; seconds, images, images_per_s,
+                peak_memory_bytes, peak_gpu_memory_bytes
     total       the same figures over all sessions: sums, and the largest of the peaks
 
 images: those trained on, each as often as it was.  images_per_s: over all seconds, validation among them.
+launch: what names the torchrun that started it, by which a restart finds its run; null without one.
 git: revision and dirty of the checkout that zoo is imported from; absent where that is none.
 data: of each side the number of images, files and bytes, and a SHA-256 over the images' names and the names,
 sizes and SHA-256 of their files, in order.  All bytes are read for it.  Opening the data has just read and
@@ -35,6 +36,7 @@ import zoo
 from zoo.core import content
 from zoo.core.config import TrainConfig
 from zoo.core.files import read_json, write_json
+from zoo.core.ranks import launch
 from zoo.errors import InputError
 
 FILE = "manifest.json"
@@ -86,6 +88,7 @@ class Session:
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "workers": self.config.workers,
+            "launch": launch(),
         }
         if self.entry["git"] is None:
             del self.entry["git"]

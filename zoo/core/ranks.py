@@ -4,13 +4,19 @@ torchrun starts the processes and tells each its number; without it there is one
 the processes, as the losses' denominators are: a step of N processes is the step of one with their batch.
 """
 
+import atexit
 import inspect
 import os
+import socket
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -83,6 +89,18 @@ class Ranks:
             raise Agreed(said[0])
         return cast(T, result)
 
+    def alone(self, work: Callable[[], None]) -> None:
+        """`work` by the chief.  Raises Agreed in all processes where it cannot be done."""
+        self.together(work if self.chief else lambda: None)
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """The same where `work` may fetch files: one process of each machine goes before its others."""
+        if self.size == 1:
+            return self.together(work)
+        early = self.together(lambda: work() if self.local == 0 else None)
+        late = self.together(lambda: work() if self.local else None)
+        return cast(T, late if self.local else early)
+
 
 class Agreed(InputError):
     """Raised in all processes at once, so that one of them can say it."""
@@ -106,7 +124,10 @@ def joined(device: torch.device | None = None) -> Iterator[Ranks]:
     if cuda:
         torch.cuda.set_device(ranks.local if device is None or device.index is None else device.index)
     try:
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+        store = of_this_start(next(dist.rendezvous("env://", timeout=PATIENCE))[0], ranks.rank, ranks.size)
+        dist.init_process_group(
+            "nccl" if cuda else "gloo", timeout=PATIENCE, store=store, rank=ranks.rank, world_size=ranks.size
+        )
     except (RuntimeError, ValueError) as e:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         what = f"process {ranks.rank} of {ranks.size} cannot reach the others at {where}"
@@ -125,10 +146,72 @@ def joined(device: torch.device | None = None) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+def of_this_start(store: dist.Store, rank: int, size: int, patience: timedelta = PATIENCE) -> dist.Store:
+    """`store` under a name on which the processes agree that are there now.
+
+    torchrun's store outlives the processes that it starts again, which then find the addresses of the dead in
+    it and wait for them (pytorch/pytorch#135712); its count of restarts differs from machine to machine.
+    Each of the others says a word that was never said before, the first answers all of them with its own.
+    Raises RuntimeError where one does not come.
+    """
+    word, end = uuid4().hex, time.monotonic() + patience.total_seconds()
+
+    def wait(done: Callable[[], bool]) -> None:
+        while not done():
+            if time.monotonic() > end:
+                raise RuntimeError(f"timed out after {patience}")
+            time.sleep(0.02)
+
+    def said(key: str) -> str:
+        return store.get(key).decode() if store.check([key]) else ""
+
+    if rank == 0:
+
+        def answered(other: int) -> bool:
+            if said(f"heard/{other}") != word:  # its call may be that of a dead one: answer until it heard
+                store.set(f"answer/{other}", f"{said(f'call/{other}')} {word}")
+                return False
+            return True
+
+        for other in range(1, size):
+            wait(partial(answered, other))
+    else:
+        store.set(f"call/{rank}", word)
+        wait(lambda: said(f"answer/{rank}").startswith(word))
+        word = said(f"answer/{rank}").split()[1]
+        store.set(f"heard/{rank}", word)
+    return dist.PrefixStore(word, store)
+
+
 def lost(e: RuntimeError) -> bool:
     """Whether torch says that another process is gone."""
-    words = ("connection closed", "connection reset", "timed out", "nccl", "gloo", "peer", "store")
-    return any(word in str(e).lower() for word in words)
+    words = ("connection closed by peer", "connection reset by peer", "broken pipe", "gloo", "nccl")
+    return isinstance(e, dist.DistError) or any(word in str(e).lower() for word in words)
+
+
+def restarted(ranks: Ranks) -> bool:
+    """Whether torchrun has started some of us again."""
+    return any(ranks.gather(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0))
+
+
+def launch() -> str | None:
+    """What names the torchrun that started us, the same after it has started us again; None without one."""
+    given = os.environ.get("TORCHELASTIC_RUN_ID")  # "none" where --rdzv-id was not given
+    return f"{given} {socket.gethostname()} {os.getppid()}" if given == "none" else given
+
+
+def leave(status: int) -> NoReturn:
+    """End this process with `status`; one of several without the interpreter's own end.
+
+    During that end torch's threads may still want the interpreter, which aborts the process after all is
+    said and done ("terminate called without an active exception").
+    """
+    if "RANK" in os.environ:
+        atexit._run_exitfuncs()  # ends the workers that load data
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 # ---------------------------------------------------------------------- the network

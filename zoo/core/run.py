@@ -3,17 +3,20 @@
 import json
 import os
 import socket
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import ClassVar, TextIO
+from typing import ClassVar, TextIO, cast
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
+from zoo.core import manifest
 from zoo.core.config import TrainConfig
-from zoo.core.files import write_bytes, write_json
+from zoo.core.files import read_json, write_bytes, write_json
 from zoo.errors import InputError
 from zoo.options import as_typed
 
@@ -37,17 +40,14 @@ def default_folder(config: TrainConfig) -> Path:
     return Path("runs") / f"{config.arch}-{data}"
 
 
-def started_folder(out: Path | None, config: TrainConfig) -> Path | None:
-    """Where a run of exactly `config` was begun and saved: `out`, or the newest folder of its name."""
+def started_folder(out: Path | None, config: TrainConfig, launch: str | None) -> Path | None:
+    """Where `launch` began and saved a run: `out`, or one of the folders of its name."""
     first = default_folder(config)
-    newest = sorted(first.parent.glob(f"{first.name}*"), key=lambda f: f.stat().st_mtime, reverse=True)
-    for folder in [out] if out else newest:
-        try:
-            begun = TrainConfig.from_dict(json.loads((folder / "config.json").read_text()))
-        except (OSError, ValueError):
-            continue
-        if begun == config and (folder / "last.pt").exists():
-            return folder
+    for folder in [out] if out else first.parent.glob(f"{first.name}*"):
+        with suppress(InputError, LookupError, TypeError):  # no run, or a damaged one
+            last = cast(dict, read_json(folder / manifest.FILE))["sessions"][-1]
+            if launch and last["launch"] == launch and (folder / "last.pt").exists():
+                return folder
     return None
 
 
@@ -111,6 +111,39 @@ def open_folder(out: Path, config: TrainConfig) -> None:
     except OSError as e:
         raise InputError(f"--out {out}: cannot make it ({e.strerror}); choose another") from e
     write_json(out / "config.json", config.to_dict())
+
+
+@dataclass
+class Clock:
+    """Seconds since the last validation: waiting for data, computing; images trained on, by all processes."""
+
+    waiting: float = 0.0
+    computing: float = 0.0
+    images: int = 0
+
+    def tick(self, began: float, fetched: float, done: float, images: int) -> float:
+        """Enter a step by its three moments; returns its seconds."""
+        self.waiting, self.computing = self.waiting + fetched - began, self.computing + done - fetched
+        self.images += images
+        return done - began
+
+    @property
+    def seconds(self) -> float:
+        """Of training."""
+        return max(self.waiting + self.computing, 1e-6)
+
+    @property
+    def speed(self) -> float:
+        """Images a second."""
+        return self.images / self.seconds
+
+    def to_dict(self, validation_s: float) -> dict[str, float]:
+        """For timing.jsonl."""
+        figures = {
+            "training_s": self.seconds, "waiting_s": self.waiting, "computing_s": self.computing,
+            "validation_s": validation_s, "images_per_s": self.speed,
+        }
+        return {key: round(value, 3) for key, value in figures.items()}
 
 
 def log(path: Path, line: dict) -> None:

@@ -30,17 +30,16 @@ def save(trainer: Trainer, name: str) -> None:
     if trainer.average.decay:  # whoever uses the file wants the average; training goes on from the weights
         training |= {"weights": weights, "averaged": trainer.average.steps}
         weights = cast(dict[str, Tensor], whole(trainer.average.weights))
-    if trainer.ranks.chief:
-        state = checkpoint.Checkpoint(
-            arch=trainer.config.arch,
-            build=trainer.build,
-            labels=trainer.labels,
-            preprocess=trainer.preprocess,
-            model=weights,
-            config=trainer.config.to_dict(),
-            training=training,
-        )
-        checkpoint.write(trainer.out / name, state)
+    state = checkpoint.Checkpoint(
+        arch=trainer.config.arch,
+        build=trainer.build,
+        labels=trainer.labels,
+        preprocess=trainer.preprocess,
+        model=weights,
+        config=trainer.config.to_dict(),
+        training=training,
+    )
+    trainer.ranks.alone(lambda: checkpoint.write(trainer.out / name, state))
 
 
 def restore(trainer: Trainer, state: checkpoint.Checkpoint) -> None:

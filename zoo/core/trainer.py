@@ -9,6 +9,7 @@ lines on which they differ or exchange something have `self.ranks` in them.
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,7 +35,7 @@ from zoo.core.network import network, on_meta, ready, training_mode
 from zoo.core.optimizer import make_optimizer, set_rate
 from zoo.core.predictor import Predictor
 from zoo.core.ranks import ALONE, Agreed, Parallel, Ranks, lost, whole
-from zoo.core.run import Lock, log, open_folder, truncate_logs
+from zoo.core.run import Clock, Lock, log, open_folder, truncate_logs
 from zoo.core.saving import restore, save
 from zoo.core.stop import Interrupted, Stop
 from zoo.core.transforms import Augment
@@ -56,21 +57,6 @@ class Progress:
     best: float = -1.0
     best_epoch: int = 0
     bad: int = 0  # images of the unfinished epoch that could not be read
-
-
-@dataclass
-class Clock:
-    """Seconds since the last validation: waiting for data, computing; images trained on, by all processes."""
-
-    waiting: float = 0.0
-    computing: float = 0.0
-    images: int = 0
-
-    def tick(self, began: float, fetched: float, done: float, images: int) -> float:
-        """Enter a step by its three moments; returns its seconds."""
-        self.waiting, self.computing = self.waiting + fetched - began, self.computing + done - fetched
-        self.images += images
-        return done - began
 
 
 class Trainer:
@@ -97,7 +83,8 @@ class Trainer:
         writes = out if ranks.chief else None
         self.logs = Loggers(config, writes, display)
         self.device = resolve_device(config.device, ranks.local)
-        opened = sources or ranks.together(lambda: open_run(config, display.reading))
+        turns = ranks.in_turn if config.download else ranks.together
+        opened = sources or turns(lambda: open_run(config, display.reading))
         self.contents = ranks.first([content.describe(s) for s in opened] if ranks.chief else [])
         self.train_source, self.val_source = opened
         for warning in (*self.train_source.warnings, *self.val_source.warnings):
@@ -136,7 +123,9 @@ class Trainer:
             self.normalised_by = "the run"
         else:
             channels = self.train_source.channels
-            self.model, self.build = network(config, self.labels.num_classes, channels, self.display.note)
+            turns = self.ranks.in_turn if config.pretrained or config.weights else self.ranks.together
+            classes, note = self.labels.num_classes, self.display.note
+            self.model, self.build = turns(lambda: network(config, classes, channels, note))
             self.normalised_by = "weights" if registry.normalisation(self.model) else "data"
         self.aux_weights = cast(tuple[float, ...], self.model.aux_weights)
         ready(self.model, config, self.device)
@@ -150,13 +139,19 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last epoch, validating and saving after each.  Raises Interrupted, InputError."""
         done = self.progress.step
-        with Lock(self.out if self.ranks.chief else None), self.stop:
-            if self.ranks.chief:
-                open_folder(self.out, self.config)
-                content.write(self.out, self.contents)
-                truncate_logs(self.out, self.progress.epoch)  # not before the lock is ours
-            with self.session, self.logs.after(self.progress.epoch):
-                self.train(done)
+        with ExitStack() as opened, self.stop:
+            self.ranks.together(lambda: self.open(opened))
+            self.train(done)
+
+    def open(self, opened: ExitStack) -> None:
+        """The run folder for us alone, its logs as they were at this point of the run."""
+        if self.ranks.chief:
+            opened.enter_context(Lock(self.out))
+            open_folder(self.out, self.config)
+            content.write(self.out, self.contents)
+            truncate_logs(self.out, self.progress.epoch)  # not before the lock is ours
+        opened.enter_context(self.session)
+        opened.enter_context(self.logs.after(self.progress.epoch))
 
     def train(self, done: int) -> None:
         """What is left after `done` steps."""
@@ -315,39 +310,38 @@ class Trainer:
             problem = str(e)
         self.agree(problem)
         scores, panels = gathered(found, self.labels, self.ranks)
-        if self.ranks.chief:
-            path = self.out / "samples" / f"epoch_{self.progress.epoch + 1:04d}.png"
-            pictures.write_png(path, pictures.grid(panels, columns=1))
+        path = self.out / "samples" / f"epoch_{self.progress.epoch + 1:04d}.png"
+        self.ranks.alone(lambda: pictures.write_png(path, pictures.grid(panels, columns=1)))
         self.idle = False
         return scores
 
     def finish_epoch(self, loss: float, scores: Scores, validation_s: float) -> None:
         """Log, then checkpoint: a kill in between repeats the epoch, see `truncate_logs`."""
-        p, clock = self.progress, self.clock
+        p = self.progress
         p.epoch, p.batch, p.loss, p.steps_in_epoch, p.bad = p.epoch + 1, 0, 0.0, 0, 0
         score = -1.0 if math.isnan(scores.score) else scores.score  # nan: no class is anywhere
         best = score > p.best or p.best_epoch == 0
         if best:
             p.best, p.best_epoch = score, p.epoch
-        if self.ranks.chief:
-            log(self.out / "metrics.jsonl", {
-                "epoch": p.epoch, "step": p.step, "lr": self.lr(p.step - 1), "loss": loss,
-                "val": scores.to_dict(),
-            })
-            seconds = max(clock.waiting + clock.computing, 1e-6)
-            log(self.out / "timing.jsonl", {
-                "epoch": p.epoch, "training_s": round(seconds, 3), "waiting_s": round(clock.waiting, 3),
-                "computing_s": round(clock.computing, 3), "validation_s": round(validation_s, 3),
-                "images_per_s": round(clock.images / seconds, 3), "processes": self.ranks.size,
-            })
-            self.logs.epoch(p.epoch, loss, self.lr(p.step - 1), clock.images / seconds, scores)
-            self.session.write()
+        self.ranks.alone(lambda: self.write_down(loss, scores, validation_s))
         if best:
             save(self, "best.pt")
         save(self, "last.pt")
         self.display.validation(p.epoch, loss, scores, best)
-        self.display.waited(clock.waiting, clock.computing)
+        self.display.waited(self.clock.waiting, self.clock.computing)
         self.clock = Clock()
+
+    def write_down(self, loss: float, scores: Scores, validation_s: float) -> None:
+        """The lines and pictures of the epoch that has ended."""
+        p, lr = self.progress, self.lr(self.progress.step - 1)
+        log(self.out / "metrics.jsonl", {
+            "epoch": p.epoch, "step": p.step, "lr": lr, "loss": loss, "val": scores.to_dict(),
+        })
+        log(self.out / "timing.jsonl", {
+            "epoch": p.epoch, **self.clock.to_dict(validation_s), "processes": self.ranks.size,
+        })
+        self.logs.epoch(p.epoch, loss, lr, self.clock.speed, scores)
+        self.session.write()
 
     def out_of_patience(self) -> bool:
         """No better score for `patience` epochs."""
