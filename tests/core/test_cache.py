@@ -4,6 +4,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.core.test_trainer import assert_same_run, config, trainer
-from zoo.core.cache import HEAD, MAGIC, Cache, Cached
+from zoo.core.cache import COUNT, HEAD, MAGIC, Cache, Cached
 from zoo.core.content import describe
 from zoo.core.dataset import Source, open_data
 from zoo.core.phantom import Phantoms
@@ -132,16 +133,19 @@ def test_what_is_drawn_is_not_kept(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- faults
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "zeros", "grown", "mask"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "zeros", "tail", "grown", "mask"])
 def test_a_damaged_file_is_written_again(source: Source, tmp_path: Path, damage: str) -> None:
+    """tail: after a power cut a file can have its length, and zeros where it was not on the disk yet."""
+    through(source, tmp_path).load(0, SIZE)
     cached = through(source, tmp_path)
-    cached.load(0, SIZE)
     (file,) = samples(tmp_path)
     whole = file.read_bytes()
     assert whole.startswith(MAGIC)
     wrong = whole[: HEAD.size - 4] + b"\2\0\0\0" + whole[HEAD.size :]
     zeros = bytes(len(whole))
-    broken = {"cut": whole[:-1], "empty": b"", "zeros": zeros, "grown": whole + b"x", "mask": wrong}
+    tail = whole[:-2000] + zeros[-2000:]
+    broken = {"cut": whole[:-1], "empty": b"", "zeros": zeros, "tail": tail, "mask": wrong}
+    broken["grown"] = whole + b"x"
     file.write_bytes(broken[damage])
     np.testing.assert_array_equal(cached.load(0, SIZE).mask, source.load(0, SIZE).mask)
     assert file.read_bytes() == whole
@@ -159,7 +163,7 @@ def test_a_full_disk_ends_the_keeping_not_the_run(
     for i in range(3):
         np.testing.assert_array_equal(cached.load(i, SIZE).image, source.load(i, SIZE).image)
     assert cached.cache.closed
-    assert os.listdir(tmp_path) == ["shapes"]
+    assert sorted(os.listdir(tmp_path)) == [COUNT, "shapes"]
 
 
 def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
@@ -188,7 +192,7 @@ def test_several_writers_of_the_same_samples(source: Source, tmp_path: Path) -> 
 
 
 def test_the_oldest_go_first_and_none_that_is_in_use(source: Source, tmp_path: Path) -> None:
-    one = HEAD.size + SIZE[0] * SIZE[1] * 4
+    one = HEAD.size + 4 + SIZE[0] * SIZE[1] * 4
     old, newer = Cache(tmp_path), Cache(tmp_path)
     image, mask = np.zeros((*SIZE, 3), np.uint8), np.zeros(SIZE, np.uint8)
     for n, key in enumerate("abc"):
@@ -213,4 +217,43 @@ def test_parts_of_killed_writers_are_cleared_away(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(bytes(1000))
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     Cache(tmp_path, limit=1500)
-    assert sorted(os.listdir(tmp_path)) == [samples(tmp_path)[0].name, "y.2.part"]
+    assert sorted(os.listdir(tmp_path)) == [samples(tmp_path)[0].name, COUNT, "y.2.part"]
+
+
+def write_many(folder: Path, seed: int, limit: float) -> None:
+    """A process of the next test."""
+    cache, image = Cache(folder, limit), np.full((*SIZE, 3), seed, np.uint8)
+    for i in range(50):
+        cache.write(f"{seed if i % 5 else 'all'}-{i}", image, image[..., 0])
+
+
+@pytest.mark.parametrize("most", [60, 1000])
+def test_several_processes_keep_to_the_limit(tmp_path: Path, most: int) -> None:
+    """Each would be within it alone; a tenth of their samples are the same.  What they write can be read."""
+    one = HEAD.size + 4 + SIZE[0] * SIZE[1] * 4
+    fork = get_context("fork")
+    processes = [fork.Process(target=write_many, args=(tmp_path, n, most * one)) for n in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    found = samples(tmp_path)
+    assert len(found) == min(most, 4 * 40 + 10)
+    assert sum(path.stat().st_size for path in found) <= most * one
+    reader = Cache(tmp_path)
+    assert all(reader.read(path.stem) for path in found)
+
+
+def test_what_was_deleted_by_hand_is_room_again(tmp_path: Path) -> None:
+    image = np.zeros((*SIZE, 3), np.uint8)
+    cache = Cache(tmp_path, limit=3 * (HEAD.size + 4 + image.nbytes + image[..., 0].nbytes))
+    for key in "abc":
+        cache.write(key, image, image[..., 0])
+    cache.path("b").unlink()
+    (tmp_path / COUNT).write_text("")  # a process that was killed as it wrote it
+    cache.write("d", image, image[..., 0])
+    cache.path("a").unlink()
+    cache.write("e", image, image[..., 0])
+    assert [path.stem for path in samples(tmp_path)] == ["c", "d", "e"]
+    assert not cache.closed

@@ -4,8 +4,12 @@ A file holds one sample at one size.  Its name is a hash over what it was made o
 sample's files, the labels, and the size: a source that changes has other names.  So several processes, runs
 and data sets share a folder.  A file is there whole or not at all; who reads it maps it and copies nothing.
 
-    layout    "zoosampl", then 32-bit numbers: rows, columns, channels (0: grey) of the image; rows, columns,
-              bytes a pixel of the mask; image and mask follow, each from a multiple of 8 on
+    layout    "zoosampl", then 32-bit numbers: CRC-32 of all that follows the numbers; rows, columns, channels
+              (0: grey) of the image; rows, columns, bytes a pixel of the mask; then the image, and the mask
+              from a multiple of 8 on
+
+Nothing is synchronised with the disk: what a power cut leaves of a file is told by its sum, which each
+process takes once a file.
 """
 
 import hashlib
@@ -15,11 +19,18 @@ import os
 import secrets
 import struct
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 from zoo.core.config import TrainConfig
 from zoo.core.content import Content, digest_of
@@ -27,34 +38,35 @@ from zoo.core.dataset import Sample, Source
 from zoo.core.images import plural
 from zoo.errors import InputError
 
-VERSION = 1  # counted up whenever decoding, drawing of masks or resizing changes
+VERSION = 2  # counted up whenever decoding, drawing of masks, resizing or the layout changes
 MAGIC = b"zoosampl"
-HEAD = struct.Struct("<8s6I")
+HEAD = struct.Struct("<8s7I")
 MASKS = {1: np.uint8, 4: np.int32, 8: np.int64}  # by bytes a pixel
-SUFFIX, PART = ".sample", ".part"
-SCAN = 64  # files written between two looks at the folder's size
+SUFFIX, PART, COUNT = ".sample", ".part", "bytes.count"
 STALE = 600.0  # seconds after which a part has no writer any more
 
 
 class Cache:
-    """The folder, of at most `limit` bytes (0: no limit), which several writers may overstep by a little.
+    """The folder, of at most `limit` bytes (0: no limit), however many processes write into it.
 
-    Where it is full, the files that were used longest ago go first; none goes that was used since this was
-    made.  `closed`: it is full, nothing more is kept.  Raises InputError for a folder that cannot be used.
+    They count together, in a file that one at a time may change; where there are no such locks, as on Windows
+    and on some network drives, several may overstep the limit.  Of a full folder the files that were used
+    longest ago go first; none goes that was used since this was made.  `closed`: it is full, nothing more is
+    kept.  Raises InputError for a folder that cannot be used.
     """
 
     def __init__(self, folder: str | Path, limit: float = 0.0):
         self.folder, self.limit = Path(folder).expanduser(), limit
         self.born, self.closed = time.time(), False
-        self.size, self.written = 0.0, 0  # of the folder at the last look, and files written since
+        self.sound = set[str]()  # keys of files whose sum was taken
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / f"{secrets.token_hex(8)}{PART}"
             probe.write_bytes(b"")
             probe.unlink()
+            self.room(0)
         except OSError as e:
             raise InputError(f"--cache {folder}: cannot write there ({e.strerror}); choose another") from e
-        self.room(0)
 
     def read(self, key: str) -> tuple[np.ndarray, np.ndarray] | None:
         """(image, mask) kept under `key`, in memory that is the file's; None where they are not.
@@ -71,56 +83,80 @@ class Cache:
             os.utime(path)
         if len(held) < HEAD.size or held[: len(MAGIC)] != MAGIC:
             return None
-        _, h, w, channels, rows, columns, width = HEAD.unpack_from(held)
+        _, crc, h, w, channels, rows, columns, width = HEAD.unpack_from(held)
         shape = (h, w, channels) if channels else (h, w)
         after = _aligned(HEAD.size + h * w * max(channels, 1))
         if width not in MASKS or len(held) != after + rows * columns * width:
             return None
+        if key not in self.sound:
+            if zlib.crc32(memoryview(held)[HEAD.size :]) != crc:
+                return None
+            self.sound.add(key)
         image = np.frombuffer(held, np.uint8, h * w * max(channels, 1), HEAD.size).reshape(shape)
         mask = np.frombuffer(held, MASKS[width], rows * columns, after).reshape(rows, columns)
         return image, mask
 
     def write(self, key: str, image: np.ndarray, mask: np.ndarray) -> None:
         """Keep them under `key`, if there is room; a disk that refuses ends the keeping, not the run."""
-        channels = image.shape[2] if image.ndim == 3 else 0
-        head = HEAD.pack(MAGIC, *image.shape[:2], channels, *mask.shape, mask.itemsize)
-        gap = b"\0" * (_aligned(len(head) + image.nbytes) - len(head) - image.nbytes)
-        size = len(head) + image.nbytes + len(gap) + mask.nbytes
-        if self.closed or not self.room(size):
+        if self.closed:
             return
+        channels = image.shape[2] if image.ndim == 3 else 0
+        pixels = image.tobytes()
+        pixels += bytes(_aligned(HEAD.size + len(pixels)) - HEAD.size - len(pixels))
+        planes = mask.tobytes()
+        crc = zlib.crc32(planes, zlib.crc32(pixels))
+        head = HEAD.pack(MAGIC, crc, *image.shape[:2], channels, *mask.shape, mask.itemsize)
         path = self.path(key)
         part = path.with_name(f"{key}.{secrets.token_hex(8)}{PART}")
         try:
+            if not self.room(HEAD.size + len(pixels) + len(planes)):
+                return
             with open(part, "wb") as file:
-                file.write(head + image.tobytes() + gap)
-                file.write(mask.tobytes())
+                file.writelines((head, pixels, planes))
             os.replace(part, path)
         except OSError:
             self.closed = True
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-            return
-        self.size, self.written = self.size + size, self.written + 1
 
     def room(self, size: int) -> bool:
-        """Whether `size` bytes more may be written; makes room for them if it must."""
-        if not self.limit:
-            return True
-        if self.written % SCAN and self.size + size <= self.limit:
-            return True
+        """Whether `size` bytes more may be written, which then are counted; makes room for them if it must.
+
+        0 has all counted anew.  Raises OSError.
+        """
+        with self.counter() as file:
+            count = file.read()
+            held = int(count) if count.isdigit() and size else self.cleared(size)
+            if self.limit and held + size > self.limit:
+                held = self.cleared(size)  # what was counted and not written, or is gone, is no longer in it
+                self.closed = held + size > self.limit
+            file.seek(0)
+            file.truncate()
+            file.write(str(held if self.closed else held + size))
+        return not self.closed
+
+    def cleared(self, size: int) -> int:
+        """Bytes in the folder, once as much was deleted as may be and `size` bytes more need."""
         files = self.files()
-        self.size, self.written = sum(n for _, n, _ in files), 1
+        held = sum(n for _, n, _ in files)
         for used, n, path in sorted(files):
             oldest = self.born - STALE if path.endswith(PART) else self.born
-            if self.size + size <= self.limit or used >= oldest:
+            if not self.limit or held + size <= self.limit or used >= oldest:
                 break
             with suppress(OSError):
                 os.unlink(path)
-            self.size -= n
-        if self.size + size <= self.limit:
-            return True
-        self.closed = True
-        return False
+            held -= n
+        return held
+
+    @contextmanager
+    def counter(self) -> Iterator[IO[str]]:
+        """The file that says how many bytes the folder holds, for us alone."""
+        with open(self.folder / COUNT, "a+", encoding="ascii") as file:
+            if fcntl is not None:
+                with suppress(OSError):  # a drive without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            yield file
 
     def files(self) -> list[tuple[float, int, str]]:
         """(last used, bytes, path) of what is there, samples and parts."""
