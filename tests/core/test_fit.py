@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from tests.core.test_trainer import config, trainer
 from train import main
 from zoo.core import fit
 from zoo.core.dataset import open_run
-from zoo.core.fit import MEBI, does_not_fit, largest_batch, peak
+from zoo.core.ema import Average
+from zoo.core.fit import MEBI, does_not_fit, largest_batch, peak, steps
 from zoo.core.ranks import ALONE, Ranks
 from zoo.errors import InputError
 
@@ -64,6 +66,32 @@ def test_the_measured_memory_grows_with_the_images(shapes: Path) -> None:
     assert four - one > 3 * 8 * 8 * 128 * 128 * 4
 
 
+def test_only_processes_of_this_machine_share_its_memory(
+    shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four on two machines: half of 600 for each, not a quarter."""
+    line(monkeypatch, 600)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    said: list[str] = []
+    largest_batch(config(shapes), Ranks(0, 4), said.append)
+    assert said[0].endswith("cpu has 300 MiB free")
+
+
+@pytest.mark.slow
+def test_what_the_allocator_refuses_does_not_fit(shapes: Path) -> None:
+    """On a CPU torch raises a plain RuntimeError."""
+    c = config(shapes, size=(2**20, 2**20))
+    assert peak(c, open_run(c)[0].labels, 3, 1, "cpu") is None
+
+
+def test_the_average_of_the_weights_takes_memory_too(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[float] = []
+    monkeypatch.setattr(fit, "Average", lambda model, decay: made.append(decay) or Average(model, decay))
+    c = config(shapes, ema=0.9)
+    assert steps(c, open_run(c)[0].labels, 3, 1, "cpu") >= 0
+    assert made == [0.9]
+
+
 @pytest.mark.slow
 def test_batch_auto_is_a_batch_that_trains(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -89,6 +117,34 @@ def test_a_batch_that_does_not_fit_gets_the_largest_that_would(
     with pytest.raises(InputError, match=says):
         t.fit()
     assert (tmp_path / "run" / "last.pt").exists()
+
+
+def test_what_fits_is_measured_when_the_run_holds_nothing_any_more(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights, moments, average and activations would look like memory that is not there."""
+    t = trainer(config(shapes, ema=0.9), tmp_path / "run")
+    step, held = t.step, list[StorageWeakRef]()
+
+    def too_much(group: list) -> float:
+        step(group)
+        activations = torch.zeros(1000)
+        moments = [m for state in t.optimizer.state.values() for m in state.values()]
+        parts = (*t.model.state_dict().values(), *t.average.weights.values(), *moments, activations)
+        held.extend(StorageWeakRef(part.untyped_storage()) for part in parts)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def measured(*_: object) -> float:
+        left.append(sum(not one.expired() for one in held))
+        return MEBI
+
+    left: list[int] = []
+    t.step = too_much  # type: ignore[method-assign]
+    monkeypatch.setattr(fit, "peak", measured)
+    with pytest.raises(InputError, match="does not fit"):
+        t.fit()
+    assert len(held) > 50
+    assert left == [0, 0]
 
 
 def test_which_errors_are_of_memory() -> None:

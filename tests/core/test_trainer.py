@@ -20,8 +20,9 @@ import zoo
 from zoo import encoders
 from zoo.core import checkpoint, losses
 from zoo.core.config import TrainConfig
+from zoo.core.dataset import Source, Subset
 from zoo.core.display import Display, settings_of
-from zoo.core.loader import TrainSet
+from zoo.core.loader import Order, TrainSet
 from zoo.core.metrics import Scores, count
 from zoo.core.predictor import Predictor
 from zoo.core.run import open_folder
@@ -285,6 +286,71 @@ def test_a_worker_that_dies_is_said_and_nothing_is_lost(
     assert_same_run(tmp_path / "unbroken", tmp_path / "run")
 
 
+def killed_at_image(self: Source, i: int, size: tuple[int, int] | None = None) -> object:
+    """A worker that the system kills while it loads for validation."""
+    if size is None and torch.utils.data.get_worker_info():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load_subset(self, i, size)
+
+
+load_subset = Subset.load
+
+
+def test_a_worker_that_dies_while_validating_costs_the_validation_alone(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Subset, "load", killed_at_image)
+    t = trainer(config(shapes, workers=1), tmp_path / "run")
+    with pytest.raises(InputError, match=r"^a process that loads data died .*; try fewer --workers; "):
+        t.fit()
+    monkeypatch.undo()
+    saved = checkpoint.read(tmp_path / "run" / "last.pt")
+    assert (saved.training["progress"]["epoch"], saved.training["progress"]["step"]) == (0, 4)
+    trainer(config(shapes, workers=0), tmp_path / "run", resume=saved).fit()
+    trainer(config(shapes), tmp_path / "unbroken").fit()
+    assert_same_run(tmp_path / "unbroken", tmp_path / "run")
+
+
+def test_a_worker_whose_death_interrupts_a_step_is_said(shapes: Path, tmp_path: Path) -> None:
+    """torch raises it out of a signal, wherever the program is."""
+    t = trainer(config(shapes), tmp_path / "run")
+
+    def interrupted(group: list) -> float:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. \nmore")
+
+    t.step = interrupted  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"died \(.*Killed\. \); try fewer --workers; then go on with --res"):
+        t.fit()
+    assert (tmp_path / "run" / "last.pt").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_validation_image_gone_bad_stops_the_run_whatever_max_bad_is(
+    shapes: Path, tmp_path: Path, workers: int
+) -> None:
+    """In the second epoch, whose training is kept: the image put back, the run is the unbroken one."""
+    c = config(shapes, workers=workers, max_bad=5)
+    trainer(c, tmp_path / "unbroken").fit()
+    t = trainer(c, tmp_path / "run")
+    path = shapes / t.val_source.name(1)
+    content, evaluate = path.read_bytes(), t.evaluate
+
+    def breaking() -> Scores:
+        if t.progress.epoch == 1:
+            path.write_bytes(b"")
+        return evaluate()
+
+    t.evaluate = breaking  # type: ignore[method-assign]
+    says = f"{path}: is empty (0 bytes); validation leaves none out, for its scores are to be compared: "
+    with pytest.raises(InputError, match=rf"^{re.escape(says)}put it back; then go on with --resume "):
+        t.fit()
+    saved = checkpoint.read(tmp_path / "run" / "last.pt")
+    assert (saved.training["progress"]["epoch"], saved.training["progress"]["step"]) == (1, 8)
+    path.write_bytes(content)
+    trainer(c, tmp_path / "run", resume=saved).fit()
+    assert_same_run(tmp_path / "unbroken", tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_a_compiled_network_trains_as_it_does_uncompiled(shapes: Path, tmp_path: Path) -> None:
     """The same losses and keys; what it saves opens without a compiler."""
@@ -330,8 +396,60 @@ def test_images_gone_bad_are_named_counted_and_left_out_up_to_max_bad(
         else:
             with pytest.raises(InputError, match=r"\.png: is empty \(0 bytes\); then go on with --resume"):
                 t.fit()
+            saved = checkpoint.read(t.out / "last.pt").training["progress"]
+            assert saved["bad"] <= 1, "not those of the step that was not made"
+            assert saved["step"] == t.progress.step > 4
         for path, content in zip(paths, contents, strict=True):
             path.write_bytes(content)
+
+
+def test_a_step_without_an_image_leaves_the_run_as_it_is(shapes: Path, tmp_path: Path) -> None:
+    """Momentum and decay would move the weights, and the average; the schedule goes on."""
+    c = config(shapes, optimizer="sgd", momentum=0.9, weight_decay=0.1, ema=0.9, max_bad=9, epochs=1)
+    t = trainer(c, tmp_path / "run")
+    batches = list(t.loader.epoch(0))
+    (first,) = (t.step([batch]) for batch in batches[:1])
+    bad: list = [InputError("gone"), InputError("gone, too")]
+    unread = t.loader.loader.dataset.collate(bad)  # type: ignore[attr-defined]
+    ignored = batches[1]._replace(mask=torch.full_like(batches[1].mask, 255))
+    before = [state.clone() for state in everything(t)]
+    for nothing in ([unread], [unread, ignored]):
+        assert t.step(nothing) is None
+        assert all(map(torch.equal, everything(t), before))
+    assert first
+    assert t.step([unread, batches[1]]), "what is there counts"
+    assert not all(map(torch.equal, everything(t), before))
+
+
+def everything(t: Trainer) -> list[torch.Tensor]:
+    """What a step moves."""
+    moments = [v for state in t.optimizer.state_dict()["state"].values() for v in state.values()]
+    return [*t.model.state_dict().values(), *moments, *t.average.weights.values()]
+
+
+def test_an_epoch_leaves_steps_without_images_out_of_its_loss(shapes: Path, tmp_path: Path) -> None:
+    t = trainer(config(shapes, max_bad=9, epochs=1), tmp_path / "run")
+    load = TrainSet.load
+    order = [i for batch in Order(8, 2, 0) for _, i in batch]
+
+    def missing(epoch: int, index: int) -> object:
+        if index in order[2:4]:
+            raise InputError(f"{index} is gone")
+        return load(t.loader.loader.dataset, epoch, index)  # type: ignore[arg-type]
+
+    t.loader.loader.dataset.load = missing  # type: ignore[attr-defined]
+    losses_, step = list[float | None](), t.step
+
+    def noted(group: list) -> float | None:
+        losses_.append(step(group))
+        return losses_[-1]
+
+    t.step = noted  # type: ignore[method-assign]
+    t.fit()
+    assert losses_[1] is None
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    assert line["loss"] == pytest.approx(sum(loss for loss in losses_ if loss) / 3)
+    assert line["step"] == 4
 
 
 @pytest.mark.slow

@@ -131,7 +131,7 @@ class TrainConfig:
     shard: bool = False  # weights, gradients and moments in parts over the processes
     fit_thresholds: bool = False  # on validation, when training ends
     save_every: int = 0  # steps; 0: after each epoch alone
-    max_bad: int = 0  # images that may turn out unreadable in an epoch
+    max_bad: int = 0  # training images that may turn out unreadable in an epoch
     cache: str | None = None  # a folder for decoded samples
     cache_gb: float = 0.0  # its largest size; 0: no limit
     workers: int = 1

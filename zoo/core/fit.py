@@ -1,11 +1,18 @@
 """How large a batch fits into memory: measured on a throwaway copy of the run, in a process of its own."""
 
+from __future__ import annotations
+
+import gc
+import os
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,11 +22,15 @@ from zoo.core import losses
 from zoo.core.config import TrainConfig
 from zoo.core.dataset import open_run
 from zoo.core.device import resolve_amp, resolve_device
+from zoo.core.ema import Average
 from zoo.core.masks import Labels, mask_dtype
 from zoo.core.network import network, ready, training_mode
 from zoo.core.optimizer import make_optimizer
 from zoo.core.ranks import Ranks
 from zoo.errors import InputError
+
+if TYPE_CHECKING:
+    from zoo.core.trainer import Trainer
 
 SPARE = 0.9  # of the memory that is free: what the estimate may take
 TRIED = (1, 3)  # batches that the line of memory over batch is drawn through
@@ -34,8 +45,8 @@ def largest_batch(config: TrainConfig, ranks: Ranks, say: Callable[[str], None])
     train, _ = open_run(config)
     channels = 3 if config.encoder else train.channels
     device = resolve_device(config.device, ranks.local)
-    sharing = 1 if device.type == "cuda" else ranks.size  # processes in one memory
-    free = free_memory(device) / sharing
+    here = min(ranks.size, int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size)))  # torchrun's, on this machine
+    free = free_memory(device) / (1 if device.type == "cuda" else here)
     has = f"{device} has {free / MEBI:.0f} MiB free"
     few, more = (peak(config, train.labels, channels, n, str(device)) for n in TRIED)
     if few is None or few > free:
@@ -52,6 +63,31 @@ def largest_batch(config: TrainConfig, ranks: Ranks, say: Callable[[str], None])
 def does_not_fit(e: RuntimeError) -> bool:
     """Whether torch ran out of memory."""
     return isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e)
+
+
+def too_large(trainer: Trainer, e: RuntimeError) -> str:
+    """What to do when a step ran out of memory by `e`: the largest batch that would fit.  The run is over."""
+    release(trainer, e)
+    what = f"--batch {trainer.config.batch} does not fit into the memory of {trainer.device}"
+    try:
+        most = largest_batch(trainer.config, trainer.ranks, lambda line: None)
+        return f"{what}; the largest that would is {most}"
+    except InputError as wrong:
+        return f"{what}: {wrong}"
+
+
+def release(trainer: Trainer, e: RuntimeError) -> None:
+    """Give back what the run holds, which would be taken for memory that another batch cannot have."""
+    traceback.clear_frames(e.__traceback__)  # the step's activations
+    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.optimizer.state.clear()
+    trainer.average.weights.clear()
+    for tensor in chain(trainer.model.parameters(), trainer.model.buffers()):
+        if not hasattr(tensor, "full_tensor"):  # of one in parts they are FSDP's
+            tensor.data = tensor.data.new_empty(0)
+    gc.collect()
+    if trainer.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def free_memory(device: torch.device) -> float:
@@ -75,7 +111,11 @@ def peak(config: TrainConfig, labels: Labels, channels: int, n: int, device: str
     with ProcessPoolExecutor(1, get_context("spawn")) as executor:
         try:
             return executor.submit(steps, config, labels, channels, n, device).result()
-        except (BrokenProcessPool, MemoryError, torch.OutOfMemoryError):
+        except (BrokenProcessPool, MemoryError):
+            return None
+        except RuntimeError as e:
+            if not does_not_fit(e):
+                raise
             return None
 
 
@@ -87,8 +127,9 @@ def steps(config: TrainConfig, labels: Labels, channels: int, n: int, where: str
     model, _ = network(bare, labels.num_classes, channels, lambda line: None)
     ready(model, config, device)
     training_mode(model, config)
+    average = Average(model, config.ema)
     optimizer, amp = make_optimizer(model, config), resolve_amp(config.amp, device)
-    criterion = losses.Criterion(config.loss or losses.default_loss(labels.task), labels)
+    criterion = losses.Criterion(config.loss, labels)
     h, w = config.size
     for _ in range(2):  # the optimizer's moments come with the first
         x = torch.rand(n, channels, h + 2 * margin, w + 2 * margin, device=device)
@@ -99,6 +140,7 @@ def steps(config: TrainConfig, labels: Labels, channels: int, n: int, where: str
             output = model(x.contiguous(memory_format=torch.channels_last))
         losses.total(criterion, output, model.aux_weights, target).backward()  # type: ignore[arg-type]
         optimizer.step()
+        average.update()
         optimizer.zero_grad(set_to_none=True)
     return used(device) - before
 

@@ -184,6 +184,13 @@ def quiet_worker(_: int) -> None:
         os.setpgid(0, 0)
 
 
+def dead_worker(e: RuntimeError) -> str:
+    """Words for people where torch says that a worker is gone, which it may at any instant; else ""."""
+    if "DataLoader worker (pid" not in str(e):
+        return ""
+    return f"a process that loads data died ({str(e).splitlines()[0]}); try fewer --workers"
+
+
 def may_fork() -> None:
     """Before a worker is forked: OpenCV's threads would not live on in it, and it would wait for them."""
     cv2.setNumThreads(0)

@@ -305,12 +305,13 @@ def parse(spec: str) -> dict[str, float]:
 class Criterion:
     """The loss that `spec` describes, such as bce+dice or 0.5*bce+dice, for the task of `labels`.
 
+    None is `default_loss`.
     Raises InputError for a spec that cannot be read, and for a term that does not fit the task.
     """
 
-    def __init__(self, spec: str, labels: Labels):
-        self.spec, self.labels = spec, labels
-        self.weights = parse(spec)
+    def __init__(self, spec: str | None, labels: Labels):
+        self.spec, self.labels = default_loss(labels.task) if spec is None else spec, labels
+        self.weights = parse(self.spec)
         self.terms = {name: TERMS[name] for name in self.weights}
         fits = [name for name, term in TERMS.items() if labels.task in term.tasks]
         for name in self.weights:

@@ -26,8 +26,8 @@ from zoo.core.dataset import Source, open_run
 from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.display import Display
 from zoo.core.ema import Average
-from zoo.core.fit import does_not_fit, largest_batch
-from zoo.core.loader import Batch, TrainLoader, TrainSet, statistics
+from zoo.core.fit import does_not_fit, too_large
+from zoo.core.loader import Batch, TrainLoader, TrainSet, dead_worker, statistics
 from zoo.core.loggers import Loggers
 from zoo.core.manifest import Session
 from zoo.core.metrics import Scores
@@ -51,12 +51,17 @@ class Progress:
 
     epoch: int = 0
     batch: int = 0
-    step: int = 0  # optimizer steps of the run
+    step: int = 0  # optimizer steps of the run, those that were left out too
     loss: float = 0.0  # sum over the steps of the unfinished epoch
-    steps_in_epoch: int = 0
+    steps_in_epoch: int = 0  # summed in it
     best: float = -1.0
     best_epoch: int = 0
     bad: int = 0  # images of the unfinished epoch that could not be read
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the unfinished epoch's steps that had something to learn from; 0 if none had."""
+        return self.loss / max(self.steps_in_epoch, 1)
 
 
 class Trainer:
@@ -91,7 +96,7 @@ class Trainer:
             display.warn(warning)
         self.labels = self.train_source.labels
         # what can be refused is built first, for the network may be a download
-        self.criterion = losses.Criterion(config.loss or losses.default_loss(self.labels.task), self.labels)
+        self.criterion = losses.Criterion(config.loss, self.labels)
         self.amp = resolve_amp(config.amp, self.device)
         margin = registry.margin(on_meta(config))
         augment = Augment(config.augment, config.size, margin, tile=margin > 0)
@@ -179,19 +184,20 @@ class Trainer:
         began = time.monotonic()
         while group := self.fetch(batches):
             fetched = time.monotonic()
-            p.loss += self.step(group)
-            p.step, p.steps_in_epoch, p.batch = p.step + 1, p.steps_in_epoch + 1, p.batch + len(group)
+            if (loss := self.step(group)) is not None:
+                p.loss, p.steps_in_epoch = p.loss + loss, p.steps_in_epoch + 1
+            p.step, p.batch = p.step + 1, p.batch + len(group)
             images = config.batch * len(group)
             images -= max(0, p.batch * config.batch - len(self.train_source))  # the last batch may be smaller
             self.session.images += images
             speed = images / self.clock.tick(began, fetched, time.monotonic(), images)
             began = time.monotonic()
-            self.display.step(p.epoch + 1, p.step, p.loss / p.steps_in_epoch, self.lr(p.step - 1), speed)
+            self.display.step(p.epoch + 1, p.step, p.mean_loss, self.lr(p.step - 1), speed)
             if config.save_every and p.step % config.save_every == 0:
                 save(self, "last.pt")
             if self.stop.asked and self.ranks.size == 1:
                 raise Interrupted
-        return p.loss / p.steps_in_epoch
+        return p.mean_loss
 
     def fetch(self, batches: Iterator[Batch]) -> list[Batch]:
         """Our part of the next step; [] at the end.  All processes stop here when one of them must."""
@@ -200,25 +206,27 @@ class Trainer:
         try:
             group = list(islice(batches, self.config.accumulate))
         except RuntimeError as e:
-            if "DataLoader worker (pid" not in str(e):  # a fault of the program
+            if not (problem := dead_worker(e)):  # a fault of the program
                 raise
-            problem = f"a process that loads data died ({str(e).splitlines()[0]}); try fewer --workers"
         self.agree(problem, [wrong for batch in group for wrong in batch.bad])
         self.idle = False
         return group
 
     # ------------------------------------------------------------------ the training step
 
-    def step(self, group: list[Batch]) -> float:
+    def step(self, group: list[Batch]) -> float | None:
         """One optimizer step over `accumulate` batches; returns the loss.
 
         The loss's denominators (pixels, image-class pairs) are summed over the group and the processes
-        first, so that the step equals that of one large batch.
+        first, so that the step equals that of one large batch.  Where nothing counts, because no image could
+        be read or all pixels are to be ignored, there is no step: decay and momentum alone would be one.
         """
         inputs = [self.to_device(batch) for batch in group]
         counts = [bool(batch.names) for batch in group]  # a ghost does not
         shares = [self.criterion.denominators(t) * c for (_, t), c in zip(inputs, counts, strict=True)]
         denominators = self.ranks.sum(torch.stack(shares).sum(0))
+        if not denominators.any():
+            return None
 
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
@@ -275,19 +283,19 @@ class Trainer:
         bad: what is wrong with images that are left out, which is a problem from one more than --max-bad on.
         """
         told = self.ranks.gather((problem, self.stop.asked, bad))
+        wrong = [what for *_, share in told for what in share]
         problems = [what for what, *_ in told if what]
-        for wrong in (wrong for *_, share in told for wrong in share):
-            self.progress.bad += 1
-            if self.progress.bad > self.config.max_bad:
-                problems.append(wrong)
-            else:
-                self.display.warn(f"left out: {wrong}")
-                self.session.images -= 1
+        problems += wrong[max(0, self.config.max_bad - self.progress.bad) :]
         if any(asked for _, asked, _ in told) and (problems or self.ranks.size > 1):
             self.stop.asked = True  # whose signal may have been the problem
             raise Interrupted
         if problems:
+            save(self, "last.pt")  # between two steps, so that none has to be repeated
             raise Agreed(f"{problems[0]}; then go on with --resume {self.out}")
+        for what in wrong:
+            self.display.warn(f"left out: {what}")
+        self.progress.bad += len(wrong)
+        self.session.images -= len(wrong)
 
     @torch.no_grad()
     def evaluate(self) -> Scores:
@@ -308,6 +316,9 @@ class Trainer:
                     self.logs.draw(predictor, self.val_source)
         except InputError as e:
             problem = str(e)
+        except RuntimeError as e:
+            if not (problem := dead_worker(e)):
+                raise
         self.agree(problem)
         scores, panels = gathered(found, self.labels, self.ranks)
         path = self.out / "samples" / f"epoch_{self.progress.epoch + 1:04d}.png"
@@ -357,23 +368,13 @@ class Trainer:
                 f"{self.out / 'last.pt'} is whole: go on with --resume {self.out}"
             ) from e
         if isinstance(e, RuntimeError) and does_not_fit(e):
-            raise InputError(self.too_large()) from e
+            raise InputError(too_large(self, e)) from e
+        if isinstance(e, RuntimeError) and (what := dead_worker(e)):  # said in the middle of a step
+            raise InputError(f"{what}; then go on with --resume {self.out}") from e
         if self.stop.asked and (isinstance(e, Interrupted) or self.idle):
             save(self, "last.pt")
             raise Interrupted from e
         raise e
-
-    def too_large(self) -> str:
-        """What to do when a step ran out of memory: the largest batch that would fit."""
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        what = f"--batch {self.config.batch} does not fit into the memory of {self.device}"
-        try:
-            most = largest_batch(self.config, self.ranks, lambda line: None)
-            return f"{what}; the largest that would is {most}"
-        except InputError as e:
-            return f"{what}: {e}"
 
     def choose_preprocess(self, tile: bool) -> Preprocess:
         """The normalisation that belongs to the weights, else the training images' own."""

@@ -12,6 +12,7 @@ from zoo.core.masks import Labels
 from zoo.core.metrics import Scores, count
 from zoo.core.predictor import Predictor
 from zoo.core.ranks import Ranks
+from zoo.errors import InputError
 
 SAMPLES = 4  # images drawn after each epoch, in the run folder and in logs
 
@@ -26,9 +27,17 @@ class Found(NamedTuple):
 
 
 def our_share(source: Source, workers: int, ranks: Ranks) -> Iterator[tuple[int, Sample]]:
-    """(number, sample) of every n-th image of `source`: no image twice, whatever their number."""
+    """(number, sample) of every n-th image of `source`: no image twice, whatever their number.
+
+    Raises InputError for one that cannot be read any more: an epoch that scored fewer images could not be
+    compared with the others, by which the best is chosen.
+    """
     ours = range(ranks.rank, len(source), ranks.size)
-    return zip(ours, whole_images(source, workers, ours), strict=True)
+    try:
+        yield from zip(ours, whole_images(source, workers, ours), strict=True)
+    except InputError as e:
+        why = "validation leaves none out, for its scores are to be compared"
+        raise InputError(f"{e}; {why}: put it back") from e
 
 
 def score(predictor: Predictor, source: Source, workers: int, ranks: Ranks) -> Iterator[Found]:
