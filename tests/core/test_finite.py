@@ -10,10 +10,14 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from tests.conftest import write_shapes
+from tests.core.processes import finish, start
 from tests.core.test_trainer import config, trainer
 from train import main
+from zoo import state
 from zoo.core import checkpoint
+from zoo.core.dataset import open_data
 from zoo.core.finite import BAD_STEP, culprit, finite, replay
+from zoo.core.loader import Order
 from zoo.errors import InputError
 
 
@@ -34,6 +38,7 @@ def test_the_first_module_is_named_the_inner_one() -> None:
     with torch.no_grad():
         model[2].bias.fill_(float("inf"))
     assert culprit(model, run) == "2.bias, a weight that is not finite already"
+    assert culprit(nn.ReLU(), lambda: None) == ""
 
 
 def test_nothing_is_wrong_with_whole_numbers_or_nests() -> None:
@@ -80,6 +85,58 @@ def test_debug_nan_shows_each_module_up_to_the_first(
     assert "inf" in rows[-1][4]
     assert re.search(r"^loss (nan|inf)$", shown, re.M)
     assert re.search(r"^gradients that are not finite: [1-9]\d*, first on the way back heads\.4", shown, re.M)
+
+
+@pytest.mark.parametrize(("amp", "word"), [("auto", "bf16"), ("off", "off")])
+def test_the_step_keeps_the_precision_it_was_computed_in(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amp: str, word: str
+) -> None:
+    """`auto` is another one on the machine where somebody looks at it."""
+    monkeypatch.setattr("zoo.core.device.has_bf16", lambda device: True)
+    t = trainer(config(shapes, amp=amp), tmp_path / "run")
+    with torch.no_grad():
+        next(t.model.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError):
+        t.fit()
+    assert state.read(tmp_path / "run" / BAD_STEP)["config"]["amp"] == word
+
+
+SPOILT = """
+import torch
+inner = Trainer.step
+def spoilt(self, group):
+    if rank == "1" and self.progress.step == 2:
+        with torch.no_grad():
+            %s
+    return inner(self, group)
+Trainer.step = spoilt
+"""
+WEIGHT = 'self.model.get_submodule("x.20.h.0").weight.fill_(3e38)'
+GRADIENT = 'next(self.model.parameters()).register_hook(lambda grad: grad * float("nan"))'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "first"), [(WEIGHT, r"x\.20\.h\.0 \(Conv2d\)"), (GRADIENT, "the gradient ")])
+def test_of_several_processes_the_one_whose_batch_it_was_is_told_of_once(
+    tmp_path: Path, what: str, first: str
+) -> None:
+    """In one sentence, by the first; the one file there is holds the images that it names."""
+    argv = "--arch unetpp --opt width=2 --opt norm=none --size 32 --amp off --batch 4 --workers 0".split()
+    data, out = write_shapes(tmp_path / "shapes", 20), tmp_path / "run"
+    argv += ["--data", f"folder:{data}", "--out", str(out)]
+    ended = finish(start(2, argv, tmp_path / "seen", SPOILT % what))
+    assert [status for status, _, _ in ended] == [2, 2], ended
+    assert ended[1][2] == ""
+    says = rf"train\.py: the .* at step 3 \(.*, images (.*)\); first to be so: {first}.*--debug-nan {out} "
+    said = re.match(says, ended[0][2])
+    assert said, ended[0][2]
+    assert [path.name for path in out.glob("bad*")] == [BAD_STEP]
+    kept = [name for batch in state.read(out / BAD_STEP)["group"] for name in batch["names"]]
+    assert said[1] == ", ".join(kept)
+    order = [[i for _, i in batch] for batch in Order(16, 4, 0)][2]
+    source = open_data(f"folder:{data}")[0]
+    mine = [source.name(i) for i in (order[1::2] if what == WEIGHT else order[::2] + order[1::2])]
+    assert kept == mine
 
 
 def test_what_is_no_such_step_is_said(tmp_path: Path, broken: tuple[Path, str]) -> None:

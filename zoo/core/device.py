@@ -45,6 +45,11 @@ def resolve_amp(word: str, device: torch.device) -> torch.dtype | None:
     return AMP[word]
 
 
+def amp_word(amp: torch.dtype | None) -> str:
+    """The word of --amp that means this dtype on every device."""
+    return next(word for word, dtype in AMP.items() if dtype is amp)
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether `device` has bfloat16 arithmetic of its own."""
     if device.type == "cuda":

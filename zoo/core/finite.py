@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 
 from zoo import registry, state
 from zoo.core.config import Preprocess, TrainConfig
-from zoo.core.device import resolve_amp
+from zoo.core.device import amp_word, resolve_amp
 from zoo.core.files import write_bytes
-from zoo.core.losses import Criterion, default_loss, make_target, total
+from zoo.core.losses import Criterion, make_target, total
 from zoo.core.masks import Labels
 from zoo.core.network import training_mode
 from zoo.core.ranks import whole
@@ -44,7 +45,7 @@ def finite(value: object) -> bool:
 
 
 def culprit(model: nn.Module, run: Callable[[], object]) -> str:
-    """What was first in `run`, a forward pass of `model`, to be not finite: words for people.
+    """What was first in `run`, a forward pass of `model`, to be not finite: words for people, "" if nothing.
 
     Weights are looked at before, for they may have been spoilt by an earlier step.
     """
@@ -54,7 +55,7 @@ def culprit(model: nn.Module, run: Callable[[], object]) -> str:
     found: list[str] = []
     with watched(model, found):
         run()
-    return found[0] if found else "none of the modules: the loss itself"
+    return found[0] if found else ""
 
 
 @contextmanager
@@ -103,16 +104,25 @@ def ranges(model: nn.Module, x: Tensor) -> tuple[Output, list[Row]]:
 
 
 def explain(trainer: Trainer, what: str, value: float, group: list[Batch]) -> str:
-    """Why `what` is not finite in this step, for people; keeps the step for `train.py --debug-nan`."""
-    step, out = trainer.progress.step, trainer.out
-    names = ", ".join(name for batch in group for name in batch.names)
+    """Why `what` is not finite in this step, for people; keeps the step for `train.py --debug-nan`.
+
+    All processes must call it, and all get the same words: of the first whose part of the batch did it, or
+    where that cannot be known of the whole batch.
+    """
+    step, out, ranks = trainer.progress.step, trainer.out, trainer.ranks
     if what == "loss":
-        first = culprit(trainer.model, lambda: forward(trainer, group))
-    else:
+        told = ranks.gather(culprit(trainer.model, lambda: forward(trainer, group)))
+        first = next(filter(None, told), "none of the modules: the loss itself")
+    else:  # which is the sum of all processes' in each of them
+        told = []
         parameters = reversed(list(trainer.model.named_parameters()))
         bad = (name for name, p in parameters if p.grad is not None and not finite(p.grad))
         first = f"the gradient of {next(bad, 'no single weight: their sum')}"
-    kept = keep(trainer, group)
+    ours = not any(told) or told.index(first) == ranks.rank
+    shares = ranks.gather([batch._asdict() for batch in group if batch.names] if ours else [])
+    batches = [batch for share in shares for batch in share]
+    names = ", ".join(name for batch in batches for name in batch["names"])
+    kept = keep(trainer, batches)
     return (
         f"the {what} is {value} at step {step + 1} (learning rate {trainer.lr(step):.3g}, images {names}); "
         f"first to be so: {first}. {kept} {out / 'last.pt'} is from before: look at these images, or start "
@@ -131,24 +141,29 @@ def forward(trainer: Trainer, group: list[Batch]) -> None:
             trainer.model(x)
 
 
-def keep(trainer: Trainer, group: list[Batch]) -> str:
-    """Write the step, weights and all, into the run folder; says so, or why not."""
-    path = trainer.out / (BAD_STEP if trainer.ranks.chief else f"bad_step_{trainer.ranks.rank}.pt")
+def keep(trainer: Trainer, batches: list[dict]) -> str:
+    """Write the step, weights and all, into the run folder; says so, or why not.
+
+    batches: those to be looked at, as dictionaries.  The chief writes, all processes must call it.
+    """
+    path = trainer.out / BAD_STEP
+    config = replace(trainer.config, amp=amp_word(trainer.amp))  # `auto` may be another one elsewhere
     payload = {
         "format": FORMAT,
         "arch": trainer.config.arch,
         "build": trainer.build,
         "labels": trainer.labels.to_dict(),
         "preprocess": trainer.preprocess.to_dict(),
-        "config": trainer.config.to_dict(),
+        "config": config.to_dict(),
         "model": whole(trainer.model.state_dict()),
         "step": trainer.progress.step + 1,
-        "group": [batch._asdict() for batch in group],
+        "group": batches,
     }
     buffer = io.BytesIO()
-    torch.save(payload, buffer)
     try:
-        write_bytes(path, buffer.getbuffer())
+        if trainer.ranks.chief:
+            torch.save(payload, buffer)
+            write_bytes(path, buffer.getbuffer())
     except InputError as e:
         return f"({e})"
     return f"The step is in {path}: python train.py --debug-nan {trainer.out} replays it."
@@ -167,7 +182,7 @@ def replay(run: Path, console: Console) -> None:
     model = registry.build(payload["arch"], **payload["build"])
     state.load_strict(model, payload["model"], str(path))
     training_mode(model, config)
-    criterion = Criterion(config.loss or default_loss(labels.task), labels)
+    criterion = Criterion(config.loss, labels)
     amp = resolve_amp(config.amp, torch.device("cpu"))
     for n, batch in enumerate(payload["group"], 1):
         console.print(f"step {payload['step']}, batch {n}: {', '.join(batch['names'])}", markup=False)
