@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import cv2
@@ -143,7 +144,7 @@ def test_a_damaged_file_is_written_again(source: Source, tmp_path: Path, damage:
     assert whole.startswith(MAGIC)
     wrong = whole[: HEAD.size - 4] + b"\2\0\0\0" + whole[HEAD.size :]
     zeros = bytes(len(whole))
-    tail = whole[:-2000] + zeros[-2000:]
+    tail = whole[:-400] + zeros[-400:]
     broken = {"cut": whole[:-1], "empty": b"", "zeros": zeros, "tail": tail, "mask": wrong}
     broken["grown"] = whole + b"x"
     file.write_bytes(broken[damage])
@@ -220,9 +221,10 @@ def test_parts_of_killed_writers_are_cleared_away(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == [samples(tmp_path)[0].name, COUNT, "y.2.part"]
 
 
-def write_many(folder: Path, seed: int, limit: float) -> None:
+def write_many(folder: Path, seed: int, limit: float, start: Barrier) -> None:
     """A process of the next test."""
     cache, image = Cache(folder, limit), np.full((*SIZE, 3), seed, np.uint8)
+    start.wait()
     for i in range(50):
         cache.write(f"{seed if i % 5 else 'all'}-{i}", image, image[..., 0])
 
@@ -232,7 +234,8 @@ def test_several_processes_keep_to_the_limit(tmp_path: Path, most: int) -> None:
     """Each would be within it alone; a tenth of their samples are the same.  What they write can be read."""
     one = HEAD.size + 4 + SIZE[0] * SIZE[1] * 4
     fork = get_context("fork")
-    processes = [fork.Process(target=write_many, args=(tmp_path, n, most * one)) for n in range(4)]
+    start = fork.Barrier(4)
+    processes = [fork.Process(target=write_many, args=(tmp_path, n, most * one, start)) for n in range(4)]
     for process in processes:
         process.start()
     for process in processes:

@@ -116,7 +116,7 @@ GRADIENT = 'next(self.model.parameters()).register_hook(lambda grad: grad * floa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "first"), [(WEIGHT, r"x\.20\.h\.0 \(Conv2d\)"), (GRADIENT, "the gradient ")])
+@pytest.mark.parametrize(("what", "first"), [(WEIGHT, r"x\.20\.h\.0 \(Conv2d\)"), (GRADIENT, "the grad")])
 def test_of_several_processes_the_one_whose_batch_it_was_is_told_of_once(
     tmp_path: Path, what: str, first: str
 ) -> None:

@@ -64,7 +64,8 @@ class Cache:
             probe = self.folder / f"{secrets.token_hex(8)}{PART}"
             probe.write_bytes(b"")
             probe.unlink()
-            self.room(0)
+            with self.counter() as file:
+                self.room(file, 0)
         except OSError as e:
             raise InputError(f"--cache {folder}: cannot write there ({e.strerror}); choose another") from e
 
@@ -109,30 +110,30 @@ class Cache:
         path = self.path(key)
         part = path.with_name(f"{key}.{secrets.token_hex(8)}{PART}")
         try:
-            if not self.room(HEAD.size + len(pixels) + len(planes)):
-                return
-            with open(part, "wb") as file:
-                file.writelines((head, pixels, planes))
-            os.replace(part, path)
+            with self.counter() as count:  # to the end: who counts anew must see whole files alone
+                if self.room(count, HEAD.size + len(pixels) + len(planes)):
+                    with open(part, "wb") as file:
+                        file.writelines((head, pixels, planes))
+                    os.replace(part, path)
         except OSError:
             self.closed = True
             with suppress(OSError):
                 part.unlink(missing_ok=True)
 
-    def room(self, size: int) -> bool:
+    def room(self, file: IO[str], size: int) -> bool:
         """Whether `size` bytes more may be written, which then are counted; makes room for them if it must.
 
-        0 has all counted anew.  Raises OSError.
+        file: the `counter`.  0 has all counted anew.  Raises OSError.
         """
-        with self.counter() as file:
-            count = file.read()
-            held = int(count) if count.isdigit() and size else self.cleared(size)
-            if self.limit and held + size > self.limit:
-                held = self.cleared(size)  # what was counted and not written, or is gone, is no longer in it
-                self.closed = held + size > self.limit
-            file.seek(0)
-            file.truncate()
-            file.write(str(held if self.closed else held + size))
+        count = file.read()
+        held = int(count) if count.isdigit() and size else self.cleared(size)
+        if self.limit and held + size > self.limit:
+            held = self.cleared(size)  # what was counted and not written, or is gone, is no longer in it
+            self.closed = held + size > self.limit
+        file.seek(0)
+        file.truncate()
+        file.write(str(held if self.closed else held + size))
+        file.flush()
         return not self.closed
 
     def cleared(self, size: int) -> int:

@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true")
     add(g, "--cache", "keep decoded samples in this folder", metavar="DIR")
     add(g, "--cache-gb", "the largest size of that folder; 0: no limit", metavar="GB", type=float)
-    add(g, "--max-bad", "training images that may turn out unreadable in an epoch; of validation images none may",
+    add(g, "--max-bad", "training images that may turn out unreadable in an epoch; no validation image may",
         metavar="N", type=int)
     add(g, "--workers", "processes that load data; 0: load in the training process", metavar="N", type=int)
     add(g, "--seed", "every random choice follows from it", metavar="N", type=int)
