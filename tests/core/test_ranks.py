@@ -16,7 +16,9 @@ from textwrap import indent
 import pytest
 import torch
 import torch.distributed as dist
+from torch.nn.modules.batchnorm import _BatchNorm
 
+import zoo
 from tests.conftest import write_shapes
 from tests.core.processes import ROOT, WATCHED, finish, free_port, start, steps, train
 from tests.core.test_trainer import assert_same_run
@@ -24,6 +26,7 @@ from zoo.core import checkpoint
 from zoo.core.loader import Order
 from zoo.core.ranks import ALONE, Agreed, Ranks, joined, launch, lost, of_this_start, whole
 from zoo.errors import InputError
+from zoo.layers import PooledBatchNorm
 
 SMALL = "--size 32 --epochs 2 --amp off --augment default --limit-val 3"
 NETWORKS = {
@@ -333,6 +336,23 @@ def test_processes_share_every_batch_and_nothing_twice(size: int) -> None:
     for batch, *shares in zip(whole_epoch, *parts, strict=True):
         assert sorted(key for share in shares for key in share) == sorted(batch)
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_synchronised_batch_norm_has_the_same_checkpoints() -> None:
+    """Keys, classes that --freeze-bn finds, and what the network computes once it is trained.
+
+    That a pooled BatchNorm's rule for a single value goes is right: of two processes there are two values.
+    """
+    model = zoo.build("pspnet", 2, encoder="resnet18", bins=(1, 2)).eval()
+    assert any(isinstance(m, PooledBatchNorm) for m in model.modules())
+    x = torch.randn(1, 3, 33, 47)
+    want, keys = model(x), model.state_dict().keys()
+    norms = [name for name, m in model.named_modules() if isinstance(m, _BatchNorm)]
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert converted.state_dict().keys() == keys
+    assert [name for name, m in converted.named_modules() if isinstance(m, _BatchNorm)] == norms
+    assert not any(isinstance(m, PooledBatchNorm) for m in converted.modules())
+    assert torch.equal(converted(x), want)
 
 
 def test_what_torch_says_of_a_lost_process() -> None:
