@@ -1,8 +1,8 @@
 """A training step of each architecture beside the same graph in a plain loop.
 
-    python benchmarks/train_step.py [NAME …] [--size 256] [--batch 2] [--pairs 7] [--compile]
+    python benchmarks/train_step.py [NAME …] [--size 256] [--batch 2] [--pairs 7] [--ways WAY …]
 
-Ours is `Trainer.step` as train.py runs it: uint8 image and mask to the device, normalising, channels-last,
+Ours is `Trainer.step` as train.py runs it: uint8 image and mask to the device, normalising, memory format,
 forward, cross-entropy, backward, the gradient's norm, SGD with momentum.  Theirs is the plain loop: forward,
 `F.cross_entropy`, backward, SGD with momentum, on a float image and a target that lie ready, in PyTorch's
 default memory format and float32.  Both hold the same weights, whose logits are compared first.  Theirs is
@@ -59,7 +59,7 @@ WAYS: dict[str, dict] = {
     "float32, --grad-checkpoint": {"grad_checkpoint": True},
     "bf16, --grad-checkpoint": {"amp": "bf16", "grad_checkpoint": True},
 }
-COMPILED = {"float32, --compile": {"compile": True}, "bf16, --compile": {"amp": "bf16", "compile": True}}
+WAYS |= {"float32, --compile": {"compile": True}, "bf16, --compile": {"amp": "bf16", "compile": True}}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -263,12 +263,11 @@ def peak(who: str, name: str, root: Path, size: int, batch: int) -> float:
 
 def print_peak(who: str, name: str, root: Path, size: int, batch: int) -> None:
     """What `peak` reads."""
-    ways = WAYS | COMPILED
     job: Callable[[], object]
     if who == "theirs":
         job = Plain(name, trainer(name, {}, root, size, batch))
     else:
-        job = ours(name, ways[who], root, size, batch)
+        job = ours(name, WAYS[who], root, size, batch)
     for _ in range(2):  # the optimizer's moments, and whatever is loaded on first use
         job()
     print(memory.above_rest(job, DEVICE, times=2))
@@ -276,7 +275,7 @@ def print_peak(who: str, name: str, root: Path, size: int, batch: int) -> None:
 
 def row(name: str, way: str, theirs: float, root: Path, args: argparse.Namespace) -> list[str]:
     """A line of the table; theirs: MiB."""
-    one = ours(name, (WAYS | COMPILED)[way], root, args.size, args.batch)
+    one = ours(name, WAYS[way], root, args.size, args.batch)
     other = Plain(name, trainer(name, {}, root, args.size, args.batch))
     b, a, ratio = in_turn(one, other, args.pairs)
     del one, other
@@ -292,7 +291,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--compile", action="store_true", help="compiled ways, too")
+    plain = [way for way in WAYS if "compile" not in way]
+    known = "; ".join(WAYS)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), metavar="WAY", default=plain, help=known)
     parser.add_argument("--peak", help=argparse.SUPPRESS)  # these two are the child's
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -312,7 +313,7 @@ def main() -> None:
             print(f"{name}: logits differ by {far:.1e} of their range, parameters {a:,} and {b:,}")
             root = Path(folder) / "data"
             theirs = peak("theirs", name, root, args.size, args.batch)
-            for way in WAYS | (COMPILED if args.compile else {}):
+            for way in args.ways:
                 cells = row(name, way, theirs, root, args)
                 table.add_row(*cells)
                 print(" | ".join(cells), flush=True)

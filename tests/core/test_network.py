@@ -12,7 +12,7 @@ from tests.core.test_trainer import trainer
 from zoo import registry, weights
 from zoo.core import checkpoint
 from zoo.core.config import Preprocess, TrainConfig
-from zoo.core.network import freeze, network, training_mode
+from zoo.core.network import freeze, memory_format, network, training_mode
 from zoo.core.recipes import resolve
 from zoo.encoders import Normalisation
 from zoo.errors import InputError
@@ -113,6 +113,36 @@ def test_align_corners_of_a_checkpoint_is_the_new_runs(tmp_path: Path) -> None:
     assert build["align_corners"] is True
     x = torch.randn(1, 3, 65, 71)
     assert torch.equal(model.eval()(x), first.eval()(x))
+
+
+# ---------------------------------------------------------------- the memory format
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("arch", "device", "amp", "last"),
+    [
+        ("pspnet", CPU, None, False), ("deeplabv3plus", CPU, None, True), ("unet_halved", CPU, None, True),
+        ("pspnet", CPU, torch.bfloat16, True), ("pspnet", CUDA, None, True),
+    ],
+)  # fmt: skip
+def test_dilated_networks_train_contiguous_in_float32_on_a_cpu(
+    arch: str, device: torch.device, amp: torch.dtype | None, last: bool
+) -> None:
+    """Where channels-last was measured to be slower, and nowhere else: Xception's are depthwise."""
+    with torch.device("meta"):
+        model = registry.build(arch)
+    wanted = torch.channels_last if last else torch.contiguous_format
+    assert memory_format(model, device, amp) is wanted
+
+
+def test_images_lie_in_memory_as_the_weights_do(shapes: Path, tmp_path: Path) -> None:
+    for amp, last in (("off", False), ("bf16", True)):
+        c = training(shapes, options={}, arch="pspnet", encoder="resnet18", amp=amp)
+        t = trainer(c, tmp_path / "run")
+        x, _ = t.to_device(next(t.loader.epoch(0)))
+        for tensor in (x, t.model.encoder.conv1.weight):
+            assert tensor.is_contiguous(memory_format=torch.channels_last) == last
 
 
 # ---------------------------------------------------------------- parts that stay as they are

@@ -125,7 +125,7 @@ def steps(config: TrainConfig, labels: Labels, channels: int, n: int, where: str
     before = used(device)
     bare = replace(config, pretrained=False, weights=None)
     model, _ = network(bare, labels.num_classes, channels, lambda line: None)
-    ready(model, config, device)
+    layout = ready(model, config, device)
     training_mode(model, config)
     average = Average(model, config.ema)
     optimizer, amp = make_optimizer(model, config), resolve_amp(config.amp, device)
@@ -137,7 +137,7 @@ def steps(config: TrainConfig, labels: Labels, channels: int, n: int, where: str
         weight = torch.ones(n, h, w, device=device) if criterion.needs_weight else None
         target = losses.make_target(mask, labels, weight)
         with torch.autocast(device.type, amp, enabled=amp is not None):
-            output = model(x.contiguous(memory_format=torch.channels_last))
+            output = model(x.contiguous(memory_format=layout))
         losses.total(criterion, output, model.aux_weights, target).backward()  # type: ignore[arg-type]
         optimizer.step()
         average.update()

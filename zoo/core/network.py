@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from zoo import registry, weights
 from zoo.core.checkpoint import seed_everything
 from zoo.core.config import TrainConfig
+from zoo.core.device import resolve_amp
 from zoo.core.memory import recompute
 from zoo.errors import InputError
 
@@ -47,15 +48,28 @@ def freeze(model: nn.Module, config: TrainConfig) -> None:
         encoder.requires_grad_(False)
 
 
-def ready(model: nn.Module, config: TrainConfig, device: torch.device) -> None:
-    """What is not trained frozen, on `device` in the memory format of training, blocks to be recomputed.
+def memory_format(model: nn.Module, device: torch.device, amp: torch.dtype | None) -> torch.memory_format:
+    """In which weights and images of `model` lie in training.
+
+    Channels-last, but on a CPU in float32 for dilated convolutions over all channels, whose gradients then
+    take more time and memory (benchmarks/LOG.md).
+    """
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
+    slow = device.type == "cpu" and amp is None and any(max(m.dilation) > 1 for m in convs)
+    return torch.contiguous_format if slow else torch.channels_last
+
+
+def ready(model: nn.Module, config: TrainConfig, device: torch.device) -> torch.memory_format:
+    """What is not trained frozen, on `device`, blocks to be recomputed; returns the memory format of it all.
 
     Raises InputError as `freeze`.
     """
     freeze(model, config)
-    model.to(device).to(memory_format=torch.channels_last)
+    layout = memory_format(model, device, resolve_amp(config.amp, device))
+    model.to(device).to(memory_format=layout)
     if config.grad_checkpoint:
         recompute(model)
+    return layout
 
 
 def training_mode(model: nn.Module, config: TrainConfig) -> None:

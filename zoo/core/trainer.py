@@ -133,7 +133,7 @@ class Trainer:
             self.model, self.build = turns(lambda: network(config, classes, channels, note))
             self.normalised_by = "weights" if registry.normalisation(self.model) else "data"
         self.aux_weights = cast(tuple[float, ...], self.model.aux_weights)
-        ready(self.model, config, self.device)
+        self.layout = ready(self.model, config, self.device)
         if config.compile:
             self.model.compile()
         self.parallel = Parallel(self.model, self.ranks, self.device, config.shard, config.sync_bn)
@@ -262,7 +262,7 @@ class Trainer:
     def to_device(self, batch: Batch) -> tuple[Tensor, losses.Target]:
         """The batch on the device: normalised images there, masks still as bits until `make_target`."""
         image = batch.image.to(self.device, non_blocking=True)
-        x = self.preprocess.normalise(image).contiguous(memory_format=torch.channels_last)
+        x = self.preprocess.normalise(image).contiguous(memory_format=self.layout)
         weight = None if batch.weight is None else batch.weight.to(self.device, non_blocking=True)
         return x, losses.make_target(batch.mask.to(self.device, non_blocking=True), self.labels, weight)
 
