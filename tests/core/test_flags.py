@@ -13,7 +13,7 @@ FLAGS = (
     "--weight-decay --decay-on --schedule --warmup --clip --patience --loss --augment --amp --workers --seed "
     "--limit-train --limit-val --device --out --resume --ema --freeze-encoder --freeze-bn --compile "
     "--grad-checkpoint --no-sync-bn --shard --cache --cache-gb --max-bad --save-every --debug-nan "
-    "--download --log --fit-thresholds --exclude "
+    "--download --log --fit-thresholds --exclude --mix "
 ).split()
 
 

@@ -31,7 +31,8 @@ from zoo.layers import PooledBatchNorm
 SMALL = "--size 32 --epochs 2 --amp off --augment default --limit-val 3"
 NETWORKS = {
     "unet": "--arch unet --opt width=2 --size 20 --loss weighted_ce --augment shift+elastic",  # dropout
-    "unetpp": "--arch unetpp --ds --opt width=2 --opt norm=none --optimizer sgd --lr 0.02",
+    "unetpp": "--arch unetpp --ds --opt width=2 --opt norm=none --optimizer sgd --lr 0.02 "
+    "--mix mixup:0.4+cutmix:1",
     "segformer": "--arch segformer_b0 --opt width=16 --freeze-bn --loss ce --ema 0.9",  # also dropped paths
     "resnet": "--arch unet_halved --encoder resnet18 --size 40 --freeze-bn --accumulate 2 --grad-checkpoint "
     "--optimizer sgd --lr 2e-4 --momentum 0",

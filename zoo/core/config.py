@@ -104,6 +104,7 @@ class TrainConfig:
     exclude: tuple[str, ...] = ()  # images that do not train, by name: the list itself, not the file's path
     size: tuple[int, int] = (256, 256)  # (h, w) of the model's output
     augment: str = "default"
+    mix: str = "none"  # samples of a batch with each other, see zoo.core.mix
     # optimisation
     recipe: str = "default"
     epochs: int = 50

@@ -18,8 +18,10 @@ from zoo import registry, state
 from zoo.core.config import Preprocess, TrainConfig
 from zoo.core.device import amp_word, resolve_amp
 from zoo.core.files import write_bytes
-from zoo.core.losses import Criterion, make_target, total
+from zoo.core.loader import Batch
+from zoo.core.losses import Criterion, total
 from zoo.core.masks import Labels
+from zoo.core.mix import Mix
 from zoo.core.network import training_mode
 from zoo.core.ranks import whole
 from zoo.dropout import draw_by_sample
@@ -27,11 +29,10 @@ from zoo.errors import InputError
 from zoo.layers import Output
 
 if TYPE_CHECKING:
-    from zoo.core.loader import Batch
     from zoo.core.trainer import Trainer
 
 BAD_STEP = "bad_step.pt"
-FORMAT = "zoo bad step 1"
+FORMAT = "zoo bad step 2"
 Row = tuple[str, str, float, float, bool]
 
 
@@ -182,12 +183,12 @@ def replay(run: Path, console: Console) -> None:
     model = registry.build(payload["arch"], **payload["build"])
     state.load_strict(model, payload["model"], str(path))
     training_mode(model, config)
-    criterion = Criterion(config.loss, labels)
+    criterion, mix = Criterion(config.loss, labels), Mix(config.mix)
     amp = resolve_amp(config.amp, torch.device("cpu"))
     for n, batch in enumerate(payload["group"], 1):
         console.print(f"step {payload['step']}, batch {n}: {', '.join(batch['names'])}", markup=False)
-        x = preprocess.normalise(batch["image"])
-        target = make_target(batch["mask"], labels, batch["weight"])
+        image = preprocess.normalise(batch["image"])
+        x, target = mix(image, batch["mask"], batch["weight"], Batch(**batch), labels)
         draw_by_sample(model, batch["seeds"])
         with torch.autocast("cpu", amp, enabled=amp is not None):
             output, rows = ranges(model, x)

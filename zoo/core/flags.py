@@ -87,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
         "validation stays as it is", metavar="FILE", type=Path)
     add(g, "--size", "pixels of the network's output: S or HxW", metavar="SIZE", type=size)
     add(g, "--augment", f"none, default, or words joined by +: {' '.join(WORDS)}", metavar="WORDS")
+    add(g, "--mix", "mix pairs of images and their masks: mixup:A, cutmix:A or both joined by +, in shares "
+        "from Beta(A, A)", metavar="WORDS")
     g = p.add_argument_group("optimisation")
     add(g, "--recipe", "default, or paper: as the architecture was published", metavar="NAME")
     add(g, "--epochs", "passes over the training images", metavar="N", type=int)

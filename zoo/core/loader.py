@@ -31,7 +31,8 @@ class Batch(NamedTuple):
     """image: uint8 (N, C, H, W).  mask: bits (int32, int64) or index (uint8), (N, h, w).
 
     weight: float32 (N, h, w), only for a loss that asks for it.
-    seeds: of what the network draws for each sample, see `zoo.dropout`.
+    seeds: of what is drawn for each sample beside its augmentation, see `zoo.dropout` and `zoo.core.mix`.
+    partners: the sample that each mixes with, which may be itself.
     bad: what is wrong with samples that should be here and could not be read.
     Without names it is a ghost: one black image that does not count, where no sample is left for a process.
     """
@@ -41,6 +42,7 @@ class Batch(NamedTuple):
     weight: Tensor | None
     names: list[str]
     seeds: list[int]
+    partners: list[int]
     bad: list[str]
 
 
@@ -80,21 +82,25 @@ class TrainSet(Dataset):
     def collate(self, samples: list[Item | InputError]) -> Batch:
         """Stack the samples that could be read."""
         bad = [str(s) for s in samples if isinstance(s, InputError)]
-        items = [s for s in samples if not isinstance(s, InputError)]
+        found = {place: s for place, s in enumerate(samples) if not isinstance(s, InputError)}
+        items, order = list(found.values()), {place: i for i, place in enumerate(found)}
+        partners = [order.get(place ^ 1, i) for place, i in order.items()] or [0]  # of 0 and 1, 2 and 3, …
         images, masks, weights, names, seeds = zip(*items or [self.ghost()], strict=True)
         weight = None if weights[0] is None else torch.stack(weights)
         named = list(names) if items else []
-        return Batch(torch.stack(images), torch.stack(masks), weight, named, list(seeds), bad)
+        return Batch(torch.stack(images), torch.stack(masks), weight, named, list(seeds), partners, bad)
 
 
 class Order(Sampler[list[Key]]):
     """The batches of one epoch: a permutation drawn from (seed, epoch), from batch `start` on.
 
     Of each batch process r of n takes samples r, r + n, r + 2n, …: of the last one maybe none.
+    pairs: it takes pairs of neighbours so, which stay together.
     """
 
-    def __init__(self, length: int, batch: int, seed: int, ranks: Ranks = ALONE):
+    def __init__(self, length: int, batch: int, seed: int, ranks: Ranks = ALONE, pairs: bool = False):
         self.length, self.batch, self.seed, self.ranks = length, batch, seed, ranks
+        self.together = 2 if pairs else 1
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -104,19 +110,23 @@ class Order(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
         for first in range(self.start * self.batch, self.length, self.batch):
-            ours = order[first : first + self.batch][self.ranks.rank :: self.ranks.size]
-            yield [(self.epoch, int(i)) for i in ours]
+            batch = order[first : min(first + self.batch, self.length)]
+            ours = range(self.ranks.rank * self.together, len(batch), self.ranks.size * self.together)
+            yield [(self.epoch, int(i)) for at in ours for i in batch[at : at + self.together]]
 
 
 class TrainLoader:
     """Our share of the batches of any epoch, from any batch on; `workers` stay alive between epochs.
 
-    batch: samples of all `ranks` together.
+    batch: samples of all `ranks` together.  pairs: neighbours come to the same of them.
     """
 
-    def __init__(self, dataset: TrainSet, batch: int, workers: int, seed: int, ranks: Ranks = ALONE):
+    def __init__(
+        self, dataset: TrainSet, batch: int, workers: int, seed: int,
+        ranks: Ranks = ALONE, pairs: bool = False,
+    ):  # fmt: skip
         may_fork()
-        self.order = Order(len(dataset.source), batch, seed, ranks)
+        self.order = Order(len(dataset.source), batch, seed, ranks, pairs)
         self.loader = DataLoader(
             dataset,
             batch_sampler=self.order,

@@ -19,9 +19,10 @@ N batch, K classes, (H, W) the logits' size; z logits, p probabilities, t target
 
 import math
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ from zoo.layers import Output
 IMPOSSIBLE = -1e4  # as a logit or log-probability: probability 0, exactly, in every precision
 SMOOTH = 1.0  # pixels added above and below in Dice: bounds its gradient where a class has few
 GAMMA = 2.0
+M = TypeVar("M", bound="Matched")
 BLOCK = 2**21  # numbers that fit the cache together with their temporaries
 
 
@@ -45,6 +47,8 @@ class Target:
     planes: bool (N, K, H, W), false where ignored; None for multiclass.
     index: long (N, H, W), IGNORE where ignored; None for multilabel and binary.
     valid: bool (N, 1, H, W); None where no pixel is ignored.  weight: float (N, H, W), for weighted_ce.
+    partner, share: of MixUp, the other masks, with the same valid pixels, and how much of each image's target
+    is its own, float (N,).
     """
 
     planes: Tensor | None
@@ -52,6 +56,8 @@ class Target:
     valid: Tensor | None
     weight: Tensor | None
     num_classes: int
+    partner: "Target | None" = None
+    share: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -120,15 +126,35 @@ def wide(x: Tensor) -> Tensor:
 # ---------------------------------------------------------------------- logits, read once for all terms
 
 
-class Sigmoid:
+class Matched:
+    """Logits against a target; of MixUp also against the partner's masks, which leave out the same pixels."""
+
+    def __init__(self, target: Target):
+        self.target = target
+
+    def blend(self: M, of: Callable[[M], Tensor]) -> Tensor:
+        """What `of` gives, (N, …); of MixUp, each image's share of what it gives of its two masks."""
+        own, share = of(self), self.target.share
+        if share is None or self.target.partner is None:
+            return own
+        if "other" not in vars(self):
+            other = copy(self)
+            vars(other).pop("sums", None)  # which are of the masks
+            other.target = self.target.partner
+            vars(self)["other"] = other
+        partner = of(vars(self)["other"])
+        return torch.lerp(partner, own, share.view(-1, *[1] * (own.ndim - 1)).to(own))
+
+
+class Sigmoid(Matched):
     """Multilabel and binary: each class of each pixel is a decision of its own.
 
     An ignored pixel becomes a certain negative: it adds 0 to every sum and gets a gradient of 0.
     """
 
     def __init__(self, logits: Tensor, target: Target):
+        super().__init__(target)
         self.z = logits if target.valid is None else logits.masked_fill(~target.valid, IMPOSSIBLE)
-        self.target = target
 
     @cached_property
     def sums(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,8 +162,8 @@ class Sigmoid:
         return SigmoidSums.apply(self.z, self.target.mask)
 
     def cross_entropy(self) -> Tensor:
-        """Summed over all decisions."""
-        return self.sums[0].sum()
+        """Summed over an image's decisions, (N,)."""
+        return self.sums[0].sum(1)
 
     def cross_entropies(self) -> Tensor:
         """One a decision, (N, K, H, W); 0 where ignored."""
@@ -149,17 +175,17 @@ class Sigmoid:
         return self.sums[1:]
 
 
-class Softmax:
+class Softmax(Matched):
     """Multiclass: one decision a pixel.  At an ignored pixel every probability is 0."""
 
     def __init__(self, logits: Tensor, target: Target):
+        super().__init__(target)
         log_p = F.log_softmax(wide(logits), dim=1)
         self.log_p = log_p if target.valid is None else log_p.masked_fill(~target.valid, IMPOSSIBLE)
-        self.target = target
 
     def cross_entropy(self) -> Tensor:
-        """Summed over the valid pixels."""
-        return F.nll_loss(self.log_p, self.target.mask, ignore_index=IGNORE, reduction="sum")
+        """Summed over an image's valid pixels, (N,)."""
+        return self.cross_entropies().sum((1, 2))
 
     def cross_entropies(self) -> Tensor:
         """One a pixel, (N, H, W); 0 where ignored."""
@@ -216,8 +242,8 @@ Prediction = Sigmoid | Softmax
 
 
 def cross_entropy(y: Prediction) -> Tensor:
-    """bce or ce, whichever the task has."""
-    return y.cross_entropy()
+    """bce or ce, whichever the task has.  Linear in the target: of MixUp, that of the mixed one."""
+    return y.blend(lambda y: y.cross_entropy()).sum()
 
 
 def dice(y: Prediction) -> Tensor:
@@ -226,25 +252,40 @@ def dice(y: Prediction) -> Tensor:
     Of a class that is absent from an image, the mean of p over its pixels instead: 0 for predicting nothing,
     1 for predicting it everywhere, an even pull on every pixel.  (The formula is flat there: at p = 1/2 its
     gradient is hundreds of times below that of a present class, and without s it is 0.)
+    Of MixUp, with the mixed target, whose sums are the mixed sums.
     """
-    areas, pixels = y.target.areas, y.target.pixels[:, None]  # (N, K), (N, 1)
-    overlap, mass = y.overlap_and_mass()
+    areas, pixels = y.blend(lambda y: y.target.areas), y.target.pixels[:, None]  # (N, K), (N, 1)
+    overlap, mass = y.blend(lambda y: y.overlap_and_mass()[0]), y.overlap_and_mass()[1]
     present = 1 - (2 * overlap + SMOOTH) / (mass + areas + SMOOTH)
     return torch.where(areas > 0, present, mass / pixels.clamp(min=1)).sum()
 
 
 def focal(y: Prediction) -> Tensor:
-    """(1 - p)^gamma times the cross-entropy, p the probability of what is true, summed over decisions."""
-    ce = y.cross_entropies()
-    return ((-torch.expm1(-ce)) ** GAMMA * ce).sum()
+    """(1 - p)^gamma times the cross-entropy, p the probability of what is true, summed over decisions.
+
+    Of MixUp, the mix of the two masks' losses: of a mixed target p has no meaning.
+    """
+
+    def of(y: Prediction) -> Tensor:
+        ce = y.cross_entropies()
+        return ((-torch.expm1(-ce)) ** GAMMA * ce).flatten(1).sum(1)
+
+    return y.blend(of).sum()
 
 
 def weighted_ce(y: Prediction) -> Tensor:
-    """Cross-entropy times the pixel's weight; a single logit is the difference of the paper's two maps."""
-    if y.target.weight is None:
-        raise InputError("weighted_ce needs a weight a pixel: make_target(mask, labels, weight)")
-    ce = y.cross_entropies()  # (N, H, W), or (N, 1, H, W) of a single logit
-    return (ce * y.target.weight.view_as(ce)).sum()
+    """Cross-entropy times the pixel's weight; a single logit is the difference of the paper's two maps.
+
+    Of MixUp, the mix of the two masks' losses, each under its own weights.
+    """
+
+    def of(y: Prediction) -> Tensor:
+        if y.target.weight is None:
+            raise InputError("weighted_ce needs a weight a pixel: make_target(mask, labels, weight)")
+        ce = y.cross_entropies()  # (N, H, W), or (N, 1, H, W) of a single logit
+        return (ce * y.target.weight.view_as(ce)).flatten(1).sum(1)
+
+    return y.blend(of).sum()
 
 
 def decisions(target: Target) -> Tensor:

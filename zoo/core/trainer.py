@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import registry
-from zoo.core import checkpoint, content, finite, losses, pictures
+from zoo.core import checkpoint, content, finite, losses, mix, pictures
 from zoo.core.cache import Cached, cached
 from zoo.core.config import Preprocess, TrainConfig, rate
 from zoo.core.dataset import Source, open_run
@@ -83,8 +83,8 @@ class Trainer:
         sources: tuple[Source, Source] | None = None,
     ):
         self.config, self.out, self.display, self.ranks = config, out, display, ranks
-        if config.batch < ranks.size:
-            raise InputError(f"--batch {config.batch}: fewer images than processes, which are {ranks.size}")
+        self.mix = mix.Mix(config.mix)
+        self.mix.check(config.batch, ranks.size)
         writes = out if ranks.chief else None
         self.logs = Loggers(config, writes, display)
         self.device = resolve_device(config.device, ranks.local)
@@ -111,7 +111,7 @@ class Trainer:
             source, self.val_source = cached(config, opened, self.contents)
         self.loader = TrainLoader(
             TrainSet(source, augment, channels, weighted, config.seed),
-            config.batch, config.workers, config.seed, ranks,
+            config.batch, config.workers, config.seed, ranks, bool(self.mix),
         )
         self.steps_per_epoch = -(-len(self.loader) // config.accumulate)
         self.progress, self.clock, self.stop = Progress(), Clock(), Stop(display.note)
@@ -184,6 +184,8 @@ class Trainer:
         began = time.monotonic()
         while group := self.fetch(batches):
             fetched = time.monotonic()
+            if self.mix and not p.step:
+                self.ranks.alone(lambda: self.draw_mixed(group[0]))
             if (loss := self.step(group)) is not None:
                 p.loss, p.steps_in_epoch = p.loss + loss, p.steps_in_epoch + 1
             p.step, p.batch = p.step + 1, p.batch + len(group)
@@ -260,11 +262,13 @@ class Trainer:
     # ------------------------------------------------------------------ its parts
 
     def to_device(self, batch: Batch) -> tuple[Tensor, losses.Target]:
-        """The batch on the device: normalised images there, masks still as bits until `make_target`."""
-        image = batch.image.to(self.device, non_blocking=True)
-        x = self.preprocess.normalise(image).contiguous(memory_format=self.layout)
-        weight = None if batch.weight is None else batch.weight.to(self.device, non_blocking=True)
-        return x, losses.make_target(batch.mask.to(self.device, non_blocking=True), self.labels, weight)
+        """The batch on the device: normalised and mixed there, masks still as bits until `make_target`."""
+        tensors = (batch.image, batch.mask, batch.weight)
+        image, mask, weight = (t if t is None else t.to(self.device, non_blocking=True) for t in tensors)
+        assert image is not None
+        assert mask is not None
+        x, target = self.mix(self.preprocess.normalise(image), mask, weight, batch, self.labels)
+        return x.contiguous(memory_format=self.layout), target
 
     def lr(self, step: int) -> float:
         """The learning rate at optimizer step `step` of the run."""
@@ -341,6 +345,12 @@ class Trainer:
         self.display.validation(p.epoch, loss, scores, best)
         self.display.waited(self.clock.waiting, self.clock.computing)
         self.clock = Clock()
+
+    def draw_mixed(self, batch: Batch) -> None:
+        """samples/mixed.png: whether masks are mixed as their images are."""
+        x, target = self.to_device(batch)
+        shown = mix.picture(x, target, self.preprocess, self.labels)
+        pictures.write_png(self.out / "samples" / "mixed.png", shown)
 
     def write_down(self, loss: float, scores: Scores, validation_s: float) -> None:
         """The lines and pictures of the epoch that has ended."""
