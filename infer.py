@@ -10,12 +10,14 @@ Exit status: 0 fine; 1 some images failed, or a result could not be written; 2 w
 import argparse
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from zoo.core import checkpoint
+from zoo.core.choose import choose
 from zoo.core.decide import HALF
 from zoo.core.ensemble import RULES, Ensemble
 from zoo.core.evaluate import Evaluation, compared
@@ -26,6 +28,7 @@ from zoo.core.views import BLENDS, Tiles, parse_views
 from zoo.errors import InputError
 from zoo.options import size
 
+MANY = 16  # images for which it pays to try what is fastest
 PLAIN_SECONDS = 5.0  # between two lines where output is not a terminal
 
 
@@ -75,7 +78,8 @@ def parser() -> argparse.ArgumentParser:
     machine = p.add_argument_group("machine")
     machine.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     machine.add_argument("--amp", default="auto", choices=("auto", "bf16", "fp16", "off"),
-                         help="precision; auto: bf16 where the processor has it (default: auto)")
+                         help=f"precision; auto: float32, or from {MANY} images on bf16 where the processor "
+                         "has it and the first image's mask is the same but for 0.1 %% (default: auto)")
     return p
 
 
@@ -111,7 +115,8 @@ def say(console: Console, text: str) -> None:
 
 
 def opened(args: argparse.Namespace) -> Predictor | Ensemble:
-    """The network, or all of them with all views.  Raises InputError."""
+    """The network, or all of them with all views, in float32 if the choice is ours.  Raises InputError."""
+    machine = args.device, "off" if args.amp == "auto" else args.amp
     tiles = None
     if args.tile:
         share = 0.25 if args.overlap is None else args.overlap
@@ -122,12 +127,23 @@ def opened(args: argparse.Namespace) -> Predictor | Ensemble:
     if len(args.checkpoints) > 1 or len(views) > 1 or tiles or args.weights:
         return Ensemble(
             args.checkpoints, weights=args.weights, rule=args.ensemble, views=views, tiles=tiles,
-            machine=(args.device, args.amp),
+            machine=machine,
         )
-    return Predictor.from_checkpoint(args.checkpoints[0], args.device, args.amp)
+    return Predictor.from_checkpoint(args.checkpoints[0], *machine)
 
 
-def settings(predictor: Predictor | Ensemble, images: int) -> str:
+def fastest(predictor: Predictor | Ensemble, items: list[Item]) -> str:
+    """Let it choose how to predict by the first image that can be read; what a single network chose."""
+    if isinstance(predictor, Ensemble):
+        predictor.choosing = True
+        return "a precision that each network chooses"
+    for item in items:
+        with suppress(InputError):
+            return str(choose(predictor, item.read(predictor.preprocess.channels)[0]))
+    return ""
+
+
+def settings(predictor: Predictor | Ensemble, images: int, chosen: str) -> str:
     """What is about to run, in a line."""
     labels = predictor.labels
     if isinstance(predictor, Ensemble):
@@ -135,7 +151,7 @@ def settings(predictor: Predictor | Ensemble, images: int) -> str:
     else:
         tile, side = predictor.preprocess.tile, predictor.preprocess.size
         way = "tiles at the image's own scale" if tile else "resized to {}x{}".format(*side)
-    precision = str(predictor.amp or "float32").removeprefix("torch.")
+    precision = chosen or str(predictor.amp or "float32").removeprefix("torch.")
     what = f"{labels.task}, {plural(labels.num_classes, 'class')}, {way}"
     thresholds = sorted(set(predictor.decision.thresholds))
     if labels.task != "multiclass" and thresholds != [HALF]:
@@ -170,7 +186,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
 
-    say(console, settings(predictor, len(items)))
+    chosen = fastest(predictor, items) if args.amp == "auto" and len(items) >= MANY else ""
+    say(console, settings(predictor, len(items), chosen))
     said, status, files = Said(console, len(items)), 0, list[Path]()
     try:
         with writer, said.progress:
@@ -181,6 +198,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say(errors, "infer.py: interrupted; what was finished is written")
         status = 130
+    for m, choice in predictor.choices.items() if isinstance(predictor, Ensemble) else ():
+        say(console, f"{args.checkpoints[m]}: {choice}")
     for failure in said.failures:
         say(errors, f"failed: {failure}")
     if evaluation and evaluation.scores.names:

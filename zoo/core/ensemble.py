@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from zoo.core.checkpoint import check_labels
+from zoo.core.choose import Choice, choose
 from zoo.core.config import Preprocess
 from zoo.core.decide import Decision, clear, decide, votes
 from zoo.core.images import plural, resize_image
@@ -84,6 +85,7 @@ class Ensemble:
     decision: thresholds (`vote`: each model's) and filters, by default the weighted mean of those that the
         checkpoints were fitted with, and no filters.  thresholds: in their place, one a class.
     spool: bytes that the temporary file may hold, None for SPOOL; one image of whole views may exceed it.
+    choosing: each network chooses memory format and precision by the first image that it sees (`choices`).
     Raises InputError for checkpoints that cannot be read or joined, and tiles that one of them cannot take.
     """
 
@@ -100,7 +102,9 @@ class Ensemble:
         thresholds: Sequence[float] | None = None,
         machine: tuple[str, str] = ("auto", "auto"),
         spool: int | None = None,
+        choosing: bool = False,
     ):
+        self.choosing, self.choices = choosing, dict[int, Choice]()
         self.rule, self.views = rule, views
         self.machine = machine
         self.most = room() if spool is None else spool
@@ -249,6 +253,8 @@ class Ensemble:
             self.current = -1
             self.predictor = Predictor.from_checkpoint(self.paths[m], *self.machine)
             self.current = m
+            if m in self.choices:
+                self.predictor.use(self.choices[m].layout, self.choices[m].amp)
 
     # ------------------------------------------------------------ what the models say
 
@@ -273,6 +279,8 @@ class Ensemble:
         """Put what model m says of rows [top, bottom) of the image, and what they need around them, into the
         file, view by view."""
         member, seen = self.members[m], []
+        if self.choosing and m not in self.choices:
+            self.choices[m] = choose(self.predictor, image)
         for view in self.views:
             shown = show(member, view, (image.shape[0], image.shape[1]))
             pixels = view.show(resize_image(image, shown.canvas))

@@ -43,6 +43,8 @@ class Predictor:
     ready: the model is on `device`, in whatever memory format it should have.
     """
 
+    layout = torch.channels_last  # of images
+
     def __init__(
         self,
         model: nn.Module,
@@ -54,8 +56,9 @@ class Predictor:
         decision: Decision | None = None,
     ):
         self.model = model.eval()
-        if not ready:  # channels last: measured 1.2 to 3 times as fast on a CPU
-            self.model.to(device).to(memory_format=torch.channels_last)
+        if not ready:
+            self.model.to(device)
+            self.use(torch.channels_last, amp)  # measured 1.2 to 3 times as fast on a CPU
         self.labels, self.preprocess = labels, preprocess
         self.decision = decision or Decision.of(labels)
         self.device, self.amp = device, amp
@@ -75,6 +78,11 @@ class Predictor:
         """The predictor of a checkpoint that was read."""
         model, decision = fold(checkpoint.model_of(state)), Decision.of(state.labels, state.thresholds)
         return cls(model, state.labels, state.preprocess, device, amp, decision=decision)
+
+    def use(self, layout: torch.memory_format, amp: torch.dtype | None) -> None:
+        """Predict in this memory format and precision from now on."""
+        self.model.to(memory_format=layout)
+        self.layout, self.amp = layout, amp
 
     @torch.no_grad()  # not inference_mode: the trainer goes on training this very model
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -114,7 +122,7 @@ class Predictor:
     def logits(self, window: np.ndarray) -> Tensor:
         """The model's float32 answer (K, h, w), on the device, to a uint8 window (h + 2m, w + 2m)."""
         pixels = channels_first(window, self.preprocess.channels).to(self.device)
-        x = self.preprocess.normalise(pixels)[None].contiguous(memory_format=torch.channels_last)
+        x = self.preprocess.normalise(pixels)[None].contiguous(memory_format=self.layout)
         with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
             logits: Tensor = self.model(x)[0]
         if logits.shape[0] != self.labels.num_classes:
