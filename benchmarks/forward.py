@@ -2,7 +2,8 @@
 
     python benchmarks/forward.py [NAME …] [--sizes 512 1024] [--pairs 5]
 
-Ours is `zoo.fold`ed and channels-last, in float32 and with bf16 autocast.  Theirs is eager float32 in
+Ours is `zoo.fold`ed and in the memory format that a short measurement finds faster (`zoo.core.choose`), in
+float32 and with bf16 autocast.  Theirs is eager float32 in
 PyTorch's default memory format, from the libraries that train_step.py names, with the same weights; the
 logits are compared first.  One image, no gradients.  Theirs and each way of ours take turns, so that other
 work on the machine slows both: "faster" is the median of the ratios.  Memory is the peak of a pass above the
@@ -22,6 +23,7 @@ from torch import nn
 from train_step import CLASSES, DEVICE, NETWORKS, logits_of, theirs_and_ours
 
 import zoo
+from zoo.core.choose import faster
 from zoo.core.device import resolve_amp
 from zoo.registry import legal_size, margin
 
@@ -41,8 +43,7 @@ def job(name: str, who: str, size: int) -> Job:
     x = torch.rand(1, 3, height + border, width + border, device=DEVICE)
     model, context = theirs.eval().to(DEVICE), nullcontext
     if who != "theirs":
-        model = zoo.fold(ours).to(DEVICE, memory_format=torch.channels_last)
-        x = x.contiguous(memory_format=torch.channels_last)
+        model = zoo.fold(ours).to(DEVICE)
     if who == "bf16":
         context = in_bf16
     del theirs, ours
@@ -54,7 +55,13 @@ def job(name: str, who: str, size: int) -> Job:
             torch.cuda.synchronize()
         return y
 
-    return run
+    def use(layout: torch.memory_format) -> Job:
+        nonlocal x
+        model.to(memory_format=layout)
+        x = x.contiguous(memory_format=layout)
+        return run
+
+    return run if who == "theirs" else use(torch.channels_last if DEVICE == "cuda" else faster(use))
 
 
 def in_bf16() -> AbstractContextManager:

@@ -6,6 +6,7 @@ same mask.  Both depend on the network, the machine and the weights, so they are
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,31 +46,35 @@ def choose(predictor: Predictor, image: np.ndarray) -> Choice:
 
     Looks at the image at the network's own size.  Raises InputError as `Predictor.whole`.
     """
-    layouts = [torch.channels_last]
-    if predictor.device.type == "cpu":
-        layouts.append(torch.contiguous_format)
-
-    def seconds(layout: torch.memory_format, amp: torch.dtype | None) -> float:
-        """Of the fastest pass."""
-        predictor.use(layout, amp)
-        predictor.whole(image)  # what is set up on first use
-        taken = []
-        for _ in range(PASSES):
-            began = time.perf_counter()
-            predictor.whole(image)
-            taken.append(time.perf_counter() - began)
-        return min(taken)
-
     amp, agreement = None, None
     if has_bf16(predictor.device):
         exact, rounded = (mask_of(predictor, image, amp) for amp in (None, torch.bfloat16))
         agreement = float((exact == rounded).float().mean())
         amp = torch.bfloat16 if agreement >= AGREE else None
-    layout = layouts[0]
-    if len(layouts) > 1 and seconds(layouts[1], amp) < FASTER * seconds(layouts[0], amp):
-        layout = layouts[1]
+
+    def use(layout: torch.memory_format) -> Callable[[], object]:
+        predictor.use(layout, amp)
+        return lambda: predictor.whole(image)
+
+    layout = torch.channels_last if predictor.device.type == "cuda" else faster(use)
     predictor.use(layout, amp)
     return Choice(layout, amp, agreement)
+
+
+def faster(use: Callable[[torch.memory_format], Callable[[], object]]) -> torch.memory_format:
+    """The memory format in which the pass is faster that `use` makes ready in each."""
+    seconds = {}
+    for layout in (torch.channels_last, torch.contiguous_format):
+        run = use(layout)
+        run()  # what is set up on first use
+        taken = []
+        for _ in range(PASSES):
+            began = time.perf_counter()
+            run()
+            taken.append(time.perf_counter() - began)
+        seconds[layout] = min(taken)
+    worth = seconds[torch.contiguous_format] < FASTER * seconds[torch.channels_last]
+    return torch.contiguous_format if worth else torch.channels_last
 
 
 def mask_of(predictor: Predictor, image: np.ndarray, amp: torch.dtype | None) -> torch.Tensor:
