@@ -92,7 +92,7 @@ def bits(planes: Tensor) -> np.ndarray:
 @torch.no_grad()
 def measure(job: str, folder: Path, paths: list[Path]) -> dict[str, float]:
     """MiB at the peak of this process and seconds, or how far two ways differ."""
-    item = Item(folder / "image.png", "image", "image")
+    item = Item(folder / "image.png", "image", "image", "image.png")
     began = time.perf_counter()
     match job:
         case "one":
