@@ -19,14 +19,17 @@ from zoo.core.recipes import resolve, resume
 from zoo.core.run import choose_folder, started_folder
 from zoo.core.stop import Interrupted
 from zoo.core.trainer import Trainer
+from zoo.core.tune.asked import is_study, tune
 from zoo.errors import InputError
 
 
 def run(args: argparse.Namespace, display: Display, ranks: Ranks) -> None:
-    """Start or resume a run, and say where things are when it ends."""
+    """Start or resume a run or a study, and say where things are when it ends."""
     flags, chosen = flags_of(args), getattr(args, "out", None)
     if hasattr(args, "resume") and chosen:
         raise InputError("--out and --resume: a resumed run stays in its folder; give one of them")
+    if is_study(args):
+        return tune(args, flags, display, ranks)
     auto = flags.get("batch") == "auto"
     config, origins = resolve(flags | {"batch": 1} if auto else flags)
     begun = getattr(args, "resume", None)

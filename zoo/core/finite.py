@@ -23,7 +23,7 @@ from zoo.core.losses import Criterion, total
 from zoo.core.masks import Labels
 from zoo.core.mix import Mix
 from zoo.core.network import training_mode
-from zoo.core.ranks import whole
+from zoo.core.ranks import Agreed, whole
 from zoo.dropout import draw_by_sample
 from zoo.errors import InputError
 from zoo.layers import Output
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 BAD_STEP = "bad_step.pt"
 FORMAT = "zoo bad step 2"
 Row = tuple[str, str, float, float, bool]
+
+
+class NotFinite(Agreed):
+    """A loss or the norm of a gradient is infinite or nan; the run stopped before the step."""
 
 
 def finite(value: object) -> bool:

@@ -16,6 +16,8 @@ from zoo.options import as_typed, fold, option, size
 DEFAULTS = {f.name: getattr(TrainConfig(), f.name) for f in fields(TrainConfig)}
 OVERRIDES = DATA_DEFAULTS | {arch: row.settings for (arch, name), row in RECIPES.items() if name == "default"}
 
+OTHERS = ("ds", "opt", "out", "resume", "debug_nan", "tune", "search", "seeds")  # no fields of TrainConfig
+
 
 def written(value: object) -> str:
     """A default as one would type it."""
@@ -138,6 +140,11 @@ def parser() -> argparse.ArgumentParser:
     add(g, "--out", "new folder for the run (default: runs/ARCH-DATA, numbered)", metavar="DIR", type=Path)
     add(g, "--resume", f"go on with the run in this folder; only {', '.join(RESUMABLE)} may be given besides",
         metavar="DIR", type=Path)
+    add(g, "--tune", "a study of N runs, in folders below --out, whose settings Optuna chooses; --resume "
+        "goes on with it, and joins it from further processes", metavar="N", type=int)
+    add(g, "--search", "what --tune varies: NAME (its own range), NAME=LOW..HIGH, NAME=A,B or opt.NAME=A,B "
+        "(default: lr weight-decay loss augment)", metavar="WORD", nargs="+")
+    add(g, "--seeds", "further seeds for the best few of --tune; 0: none (default: 3)", metavar="N", type=int)
     add(g, "--debug-nan", "replay the step at which the run in this folder was not finite, and say where",
         metavar="DIR", type=Path)
     return p
@@ -145,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
 
 def flags_of(args: argparse.Namespace) -> dict:
     """The TrainConfig fields that were given."""
-    flags = {k: v for k, v in vars(args).items() if k not in ("ds", "opt", "out", "resume", "debug_nan")}
+    flags = {k: v for k, v in vars(args).items() if k not in OTHERS}
     options = dict(getattr(args, "opt", []))
     if hasattr(args, "ds"):
         options["deep_supervision"] = True
@@ -156,3 +163,27 @@ def flags_of(args: argparse.Namespace) -> dict:
     if "ignore" in flags:
         flags["ignore"] = tuple(flags["ignore"])
     return flags
+
+
+def words(flags: dict, exclude_file: Path) -> list[str]:
+    """The command line that `flags_of` reads as `flags`.  exclude_file: where the names to exclude are."""
+    found: list[str] = []
+    for name, value in flags.items():
+        flag = f"--{name.replace('_', '-')}"
+        if name == "options":
+            found += [word for k, v in value.items() for word in ("--opt", as_typed({k: v}))]
+        elif name == "exclude":
+            found += [flag, str(exclude_file)]
+        elif name == "ignore":
+            found += [word for v in value for word in (flag, str(v))]
+        elif name == "fold":
+            found += [flag, "/".join(map(str, value))]
+        elif name == "sync_bn" and value is False:
+            found.append("--no-sync-bn")
+        elif name == "pretrained" and value is False:
+            found += [flag, "none"]
+        elif value is True:
+            found.append(flag)
+        elif value is not None and value is not False:
+            found += [flag, written(value)]
+    return found

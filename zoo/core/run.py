@@ -20,14 +20,22 @@ from zoo.core.files import read_json, write_bytes, write_json
 from zoo.errors import InputError
 from zoo.options import as_typed
 
+STUDY = "study.json"  # in a folder of many runs, see zoo.core.tune
 
-def choose_folder(out: Path | None, config: TrainConfig) -> Path:
-    """`out` if it holds no run yet, else the first free of runs/ARCH-DATA, runs/ARCH-DATA-2, …"""
+
+def choose_folder(out: Path | None, config: TrainConfig, end: str = "") -> Path:
+    """`out` if it holds no run or study yet, else the first free of runs/ARCH-DATA, runs/ARCH-DATA-2, …
+
+    end: what follows ARCH-DATA.
+    """
     if out is not None:
-        if (out / "last.pt").exists() or (out / "metrics.jsonl").exists():
-            raise InputError(f"--out {out}: holds a run; go on with --resume {out}, or choose another folder")
+        held = {"last.pt": "run", "metrics.jsonl": "run", STUDY: "study"}
+        for what in (what for name, what in held.items() if (out / name).exists()):
+            other = f"go on with --resume {out}, or choose another folder"
+            raise InputError(f"--out {out}: holds a {what}; {other}")
         return out
     first = default_folder(config)
+    first = first.with_name(first.name + end)
     numbered = (first.with_name(f"{first.name}-{n}") for n in count(2))
     return next(f for f in chain([first], numbered) if not f.exists())
 
@@ -51,25 +59,30 @@ def started_folder(out: Path | None, config: TrainConfig, launch: str | None) ->
     return None
 
 
+class Taken(InputError):
+    """Another process holds the lock."""
+
+
 class Lock:
     """While it is entered no other process can train in the folder `out`; None locks nothing.
 
     The lock is the process's, not its children's, and goes with it however it ends: workers that load data
-    outlive a killed one by seconds.  Raises InputError where somebody has it.
+    outlive a killed one by seconds.  name: the file's; locks of different names do not know each other.
+    Raises Taken where somebody has it, InputError where the folder cannot be written to.
     """
 
     # what this process holds, and its words: such a lock does not keep itself out, and goes when the process
     # closes the file, were it only to read it
     held: ClassVar[dict[Path, str]] = {}
 
-    def __init__(self, out: Path | None) -> None:
-        self.out = out
+    def __init__(self, out: Path | None, name: str = ".lock") -> None:
+        self.out, self.name = out, name
         self.file: TextIO | None = None
 
     def __enter__(self) -> "Lock":
         if self.out is None or fcntl is None:
             return self
-        path = self.out.resolve() / ".lock"
+        path = self.out.resolve() / self.name
         if path in self.held:
             raise self.taken(self.held[path])
         try:
@@ -84,6 +97,9 @@ class Lock:
             who = file.read()
             file.close()
             raise self.taken(who) from e
+        if not _is_at(file, path):  # its holder took the file away after we opened it: this lock keeps nobody
+            file.close()
+            return self.__enter__()
         file.truncate(0)
         self.held[path] = f"process {os.getpid()} on {socket.gethostname()}"
         file.write(self.held[path])
@@ -91,17 +107,25 @@ class Lock:
         self.file = file
         return self
 
-    def taken(self, who: str) -> InputError:
+    def taken(self, who: str) -> Taken:
         """What to say where `who` has it."""
         who = who.strip() or "another process"
-        return InputError(f"{self.out}: {who} trains in it; wait for it, or choose another --out")
+        return Taken(f"{self.out}: {who} trains in it; wait for it, or choose another --out")
 
     def __exit__(self, *_: object) -> None:
         if self.file is not None and self.out is not None:
-            path = self.out.resolve() / ".lock"
+            path = self.out.resolve() / self.name
             self.held.pop(path, None)
             path.unlink(missing_ok=True)
             self.file.close()
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    """Whether `path` still names the open `file`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def open_folder(out: Path, config: TrainConfig) -> None:

@@ -279,7 +279,7 @@ class Trainer:
     def check_finite(self, what: str, value: Tensor, group: list[Batch]) -> None:
         """Stop before the optimizer spoils the weights."""
         if not torch.isfinite(value):  # in all processes, for it is a sum over them
-            raise Agreed(finite.explain(self, what, value.item(), group))
+            raise finite.NotFinite(finite.explain(self, what, value.item(), group))
 
     def agree(self, problem: str = "", bad: Sequence[str] = ()) -> None:
         """Raise in all processes what one of them has to raise: a problem, or the wish to stop.
