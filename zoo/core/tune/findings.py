@@ -165,8 +165,10 @@ def say(console: Console, found: Findings, out: Path) -> None:
     line(f"{plural(len(found.rows), 'trial')}, {pruned} of them pruned")
     if found.settings:
         console.print(table(found.settings))
-    if found.importance:
+    if found.settings and found.importance:
+        finished = plural(sum(r.score is not None for r in found.rows), "finished trial")
         console.print(importance_table(found))
+        line(f"share: how far the values of the best of {finished} differ from those of all (PED-ANOVA)")
     line(found.verdict)
     line(f"all trials: {out / TRIALS}; these tables: {out / REPORT}")
     if found.command:
@@ -183,7 +185,7 @@ def table(settings: list[Setting]) -> Table:
         shown.add_column(f"of {plural(count, 'further seed')}", justify="right")
         shown.add_column("behind the best (95 %)", justify="right")
     for setting in settings:
-        name = said(setting.values) + (" (as given)" if setting.given else "")
+        name = "\n".join(said({k: v}) for k, v in setting.values.items()) + " (as given)" * setting.given
         cells = [str(setting.number), escape(name), f"{setting.score:.4f}"]
         if count:
             behind = lead(best, setting)
@@ -201,11 +203,6 @@ def importance_table(found: Findings) -> Table:
     shown.add_column(f"in trial {best.number}")
     for name, share in found.importance.items():
         shown.add_row(escape(name), f"{share:.0%}", escape(str(best.values[name])))
-    shown.caption = (
-        f"PED-ANOVA of {plural(sum(r.score is not None for r in found.rows), 'finished trial')}: how far the "
-        "values of the best differ from those of all"
-    )
-    shown.caption_justify = "left"
     return shown
 
 

@@ -345,7 +345,7 @@ class Study:
         if len({_score(t) for t in self.trials() if t.state.name == "COMPLETE"}) < 2:
             return {}
         found = get_param_importances(self.storage, evaluator=PedAnovaImportanceEvaluator())
-        return {name: float(share) for name, share in found.items()}
+        return {name: float(share) for name, share in found.items() if math.isfinite(share)}
 
     def command(self, setting: Setting) -> str:
         """What trains with these settings, as one types it."""
