@@ -63,7 +63,7 @@ def test_an_absent_package_is_said(
 def test_torchrun_is_refused() -> None:
     """Its processes would train one trial together, and all of them choose one."""
     args = argparse.Namespace(tune=4)
-    with pytest.raises(Agreed, match="start train.py without torchrun"):
+    with pytest.raises(Agreed, match="one process trains a trial"):
         asked.tune(args, {}, Display(), Ranks(0, 2))
 
 

@@ -44,8 +44,11 @@ def query(out: Path, words: str) -> list[tuple]:
     return found
 
 
-def test_a_whole_study(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Four trials, the best three and two further seeds of each, the report, the command; then one trial more."""
+def test_a_whole_study(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four trials, two further seeds of the best three, the report, the command; then one trial more."""
+    monkeypatch.setenv("COLUMNS", "200")
     out = tmp_path / "study"
     assert train.main([*flags(shapes, out), "--tune", "4", "--seeds", "2", *SEARCH.split()]) == 0
     said = capsys.readouterr().out
@@ -105,16 +108,25 @@ def at(cls, name, number, after=False):
             os.kill(os.getpid(), signal.SIGKILL)
     setattr(cls, name, dying)
 """
+HALF_DRAWN = """
+from zoo.core.tune.space import Choice
+suggest = Choice.suggest
+def dying(self, trial, name):
+    if trial.number == 1 and name not in trial.params:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return suggest(self, trial, name)
+Choice.suggest = dying
+"""
 
 
 @pytest.mark.slow
 def test_a_study_that_is_killed_again_and_again_ends_as_one_that_is_not(shapes: Path, tmp_path: Path) -> None:
-    """While settings are drawn; in a step; when an epoch is saved but not told; told, but not tidied up; in a seed."""
+    """While settings are drawn; an epoch saved, but not told, twice; told, but not tidied up; in an epoch."""
     words = ["--tune", "3", "--seeds", "2", *SEARCH.split()]
     out, whole = tmp_path / "study", tmp_path / "whole"
     assert train.main([*flags(shapes, whole, 2), *words]) == 0
     kills = (
-        "from optuna.storages import RDBStorage\nat(RDBStorage, 'set_trial_param', 4)",
+        HALF_DRAWN,
         "at(Trainer, 'finish_epoch', 1, after=True)",
         "at(study.Study, 'watch', 1)",
         "at(study.Study, 'tidy', 1)",
@@ -198,10 +210,10 @@ def test_what_does_not_learn_is_pruned_and_what_was_trained_not_trained_again(
     """Trial 0 has the flags' own rate; a rate of 1e-9 leaves the network as it was drawn."""
     monkeypatch.setattr(storage, "STARTUP", 1)
     out = tmp_path / "study"
-    words = ["--tune", "6", "--seeds", "0", "--search", "lr=0.05,1e-9"]
+    words = ["--tune", "6", "--seeds", "0", "--lr", "0.005", "--search", "lr=0.005,1e-9"]
     assert train.main([*flags(shapes, out, 4), *words]) == 0
     found = rows(out)
-    assert (found[0]["state"], found[0]["lr"], found[0]["epochs"]) == ("finished", "0.05", "4")
+    assert (found[0]["state"], found[0]["lr"], found[0]["epochs"]) == ("finished", "0.005", "4")
     bad = [row for row in found if row["lr"] == "1e-9"]
     assert bad, "none was drawn"
     assert {row["state"] for row in bad} == {"pruned"}
