@@ -121,16 +121,15 @@ Choice.suggest = dying
 
 @pytest.mark.slow
 def test_a_study_that_is_killed_again_and_again_ends_as_one_that_is_not(shapes: Path, tmp_path: Path) -> None:
-    """While settings are drawn; an epoch saved, but not told, twice; told, but not tidied up; in an epoch."""
+    """An epoch saved, but not told; that again; told, but not tidied up; in a further seed."""
     words = ["--tune", "3", "--seeds", "2", *SEARCH.split()]
     out, whole = tmp_path / "study", tmp_path / "whole"
     assert train.main([*flags(shapes, whole, 2), *words]) == 0
     kills = (
-        HALF_DRAWN,
         "at(Trainer, 'finish_epoch', 1, after=True)",
         "at(study.Study, 'watch', 1)",
         "at(study.Study, 'tidy', 1)",
-        "at(Trainer, 'finish_epoch', 2)",
+        "at(Trainer, 'finish_epoch', 4)",
     )
     for i, kill in enumerate(kills):
         (ended,) = finish(start(1, [*flags(shapes, out, 2), *words], tmp_path / f"seen{i}", DIE + kill))
@@ -147,6 +146,20 @@ def test_a_study_that_is_killed_again_and_again_ends_as_one_that_is_not(shapes: 
     ours, theirs = (json.loads((p / "report.json").read_text()) for p in (out, whole))
     assert {**ours, "command": ""} == {**theirs, "command": ""}
     assert sum(len(sessions(run)) for run in runs(out)) > len(runs(out)), "a run was gone on with"
+
+
+@pytest.mark.slow
+def test_a_trial_whose_settings_were_half_drawn_gets_the_others(shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    words = [*flags(shapes, out), "--tune", "2", "--seeds", "0", *SEARCH.split()]
+    (ended,) = finish(start(1, words, tmp_path / "seen", DIE + HALF_DRAWN))
+    assert ended[0] == -signal.SIGKILL, ended
+    lr = "select p.param_value from trial_params p join trials t using (trial_id) where t.number = 1"
+    ((drawn,),) = query(out, lr)
+    assert train.main(["--resume", str(out)]) == 0
+    assert [row["state"] for row in rows(out)] == ["finished", "finished"]
+    assert float(rows(out)[1]["lr"]) == pytest.approx(drawn, rel=0.005)
+    assert rows(out)[1]["loss"] in ("ce", "ce+dice")
 
 
 # Neither trains its first trial before both have one: else one could do all before the other is up.

@@ -13,7 +13,7 @@ A process takes one task after another: a trial that a dead process left, else a
 holds the task's lock, which goes with it however it ends: what is neither done nor locked is free for
 anybody, who goes on where it was last saved.  The settings of a trial follow from the study's seed, the
 trial's number and the scores so far, so that a process that is killed and goes on chooses what it would have
-chosen.
+chosen (but for a kill between the draws of one trial's settings, of which the rest is then drawn anew).
 
 Of a finished trial last.pt is taken away, and best.pt too unless the trial is one of the best few.
 """
