@@ -295,6 +295,22 @@ def _plot(arguments: argparse.Namespace, console: Console) -> None:
         raise InputError("\n".join(problems))
 
 
+def _folds_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run with --fold")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="the table for other programs")
+
+
+def _folds(arguments: argparse.Namespace, console: Console) -> None:
+    from zoo.core import folds
+
+    found = folds.gather(arguments.runs)
+    for warning in found.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(folds.table(found))
+    if arguments.csv:
+        folds.write(arguments.csv, found)
+
+
 VERBS = {
     "encoders": Verb("list the encoders with channels, size and weights", _encoders_arguments, _encoders),
     "weights": Verb("list the published weights of whole networks", _no_arguments, _weights),
@@ -303,6 +319,7 @@ VERBS = {
     "trace": Verb("write what each stage makes of an image, as pictures", _trace_arguments, _trace),
     "inspect": Verb("look at data: classes, overlaps, odd images, duplicates", _inspect_arguments, _inspect),
     "plot": Verb("draw the curves of runs beside each other", _plot_arguments, _plot),
+    "folds": Verb("put runs of --fold 0/N to N-1/N together: mean Dice and spread", _folds_arguments, _folds),
     "phantom": Verb("write drawn hand radiographs in the hand-bone layout", _phantom_arguments, _phantom),
 }
 

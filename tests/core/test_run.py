@@ -1,10 +1,12 @@
 """If these break, a run is overwritten, or its logs say an epoch twice."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -12,7 +14,7 @@ from tests.core.test_trainer import config, trainer
 from zoo.core import checkpoint
 from zoo.core.config import TrainConfig
 from zoo.core.files import write_json
-from zoo.core.run import Lock, choose_folder, log, open_folder, started_folder, truncate_logs
+from zoo.core.run import Lock, Taken, choose_folder, log, open_folder, started_folder, truncate_logs
 from zoo.errors import InputError
 
 
@@ -64,10 +66,38 @@ def test_a_folder_in_use_is_refused_until_it_is_free(tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_that_its_holder_took_away_locks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened before another's lock ended and locked after: a third process would make and lock a new file."""
+    real, taken = fcntl.lockf, []
+
+    def late(file: TextIO, how: int) -> None:
+        if not taken:
+            taken.append(file)
+            (tmp_path / ".lock").unlink()
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "lockf", late)
+    with Lock(tmp_path) as lock:
+        assert lock.file
+        assert taken[0].closed
+        assert os.path.samestat(os.fstat(lock.file.fileno()), os.stat(tmp_path / ".lock"))
+
+
+def test_locks_of_other_names_do_not_know_each_other(tmp_path: Path) -> None:
+    """A study holds a trial's folder while the trial's trainer locks it for itself."""
+    with Lock(tmp_path, ".task"), Lock(tmp_path):
+        with pytest.raises(Taken):
+            Lock(tmp_path, ".task").__enter__()
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", ".task"}
+
+
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     code = """
 import sys, time
 from pathlib import Path
+from typing import TextIO
 from zoo.core.run import Lock
 with Lock(Path(sys.argv[1])):
     print("locked", flush=True)
@@ -90,6 +120,7 @@ def test_children_do_not_hold_a_folder_for_a_killed_process(tmp_path: Path) -> N
     code = """
 import os, sys, time
 from pathlib import Path
+from typing import TextIO
 from zoo.core.run import Lock
 with Lock(Path(sys.argv[1])):
     child = os.fork()
