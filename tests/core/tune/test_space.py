@@ -121,6 +121,7 @@ def test_a_mistake_is_said(word: str, expected: str) -> None:
         ("loss=ce,bce", "ce does not fit multilabel"),
         ("augment=flip,flop", "flop"),
         ("optimizer=sgd,adam", "adam: not known"),
+        ("mix=none,mixup:0.4,cutmixx:1", "cutmixx.*cutmix"),
         ("arch=unetpp,unett", "unett"),
         ("opt.widht=1,2", "widht"),
         ("opt.width=2,a", "must be int"),

@@ -249,22 +249,15 @@ def test_a_rate_that_diverges_is_a_bad_trial_and_no_end(
     assert not list((out / "trials" / f"{int(bad['trial']):04d}").glob("*.pt"))
 
 
-def test_settings_that_cannot_be_together_are_a_bad_trial(
-    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resolve = study.resolve
-
-    def refusing(flags: dict) -> tuple:
-        if flags.get("loss") == "ce" and "seed" in flags:
-            raise InputError("ce and this do not go together")
-        return resolve(flags)
-
-    monkeypatch.setattr(study, "resolve", refusing)
+def test_settings_that_cannot_be_together_are_a_bad_trial(shapes: Path, tmp_path: Path) -> None:
+    """Each of them goes with the flags, but there are no pairs to mix in a batch of one."""
     out = tmp_path / "study"
-    words = ["--tune", "5", "--seeds", "0", "--search", "loss=ce+dice,ce"]
-    assert train.main([*flags(shapes, out), *words]) == 0
-    assert {(row["loss"], row["state"]) for row in rows(out)} == {("ce+dice", "finished"), ("ce", "pruned")}
-    assert next(row["why"] for row in rows(out) if row["loss"] == "ce") == "ce and this do not go together"
+    words = ["--tune", "8", "--seeds", "0", "--search", "batch=1,5", "mix=none,mixup:0.4"]
+    assert train.main([*flags(shapes, out), "--limit-train", "5", *words]) == 0
+    states = {(row["batch"], row["mix"], row["state"]) for row in rows(out)}
+    assert {state for batch, mix, state in states if (batch, mix) != ("1", "mixup:0.4")} == {"finished"}
+    assert ("1", "mixup:0.4", "pruned") in states
+    assert "has no pairs in --batch 1" in next(row["why"] for row in rows(out) if row["state"] == "pruned")
 
 
 def test_a_full_disk_ends_no_trial_but_the_process(

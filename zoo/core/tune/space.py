@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, get_args, get_type_hints
 from zoo.core.config import CHOICES, RANGES, TrainConfig, flag_name
 from zoo.core.losses import Criterion, default_loss
 from zoo.core.masks import Labels
+from zoo.core.mix import Mix
 from zoo.core.recipes import resolve
 from zoo.core.transforms import parse as parse_augment
 from zoo.errors import InputError, nearest
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 SEARCHED = (  # all but what says which images are scored, for how long is trained, and on what machine
-    "arch", "encoder", "pretrained", "size", "augment", "batch", "accumulate", "optimizer", "lr", "head_lr",
-    "momentum", "weight_decay", "decay_on", "schedule", "warmup", "clip", "ema", "freeze_encoder",
+    "arch", "encoder", "pretrained", "size", "augment", "mix", "batch", "accumulate", "optimizer", "lr",
+    "head_lr", "momentum", "weight_decay", "decay_on", "schedule", "warmup", "clip", "ema", "freeze_encoder",
     "freeze_bn", "loss",
 )  # fmt: skip
 DEFAULT = ("lr", "weight_decay", "loss", "augment")
@@ -219,6 +220,7 @@ def check(space: Space, flags: Mapping[str, object], labels: Labels) -> None:
             try:
                 config, _ = resolve(applied(flags, space, {name: word}))
                 parse_augment(config.augment)
+                Mix(config.mix).check(config.batch, 1)
                 if config.loss:
                     Criterion(config.loss, labels)
             except InputError as e:

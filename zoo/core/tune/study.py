@@ -21,6 +21,7 @@ from zoo.core.finite import NotFinite
 from zoo.core.fit import does_not_fit
 from zoo.core.flags import words
 from zoo.core.metrics import Scores
+from zoo.core.mix import Mix
 from zoo.core.plot import read_run
 from zoo.core.recipes import resolve
 from zoo.core.run import Lock
@@ -234,6 +235,7 @@ class Study:
         flags = {**space.applied(self.flags, self.space, task.values), "seed": task.seed}
         try:
             config, _ = resolve(flags)
+            Mix(config.mix).check(config.batch, 1)
         except InputError as e:
             return None, str(e)
         last = task.folder / "last.pt"
