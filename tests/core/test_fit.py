@@ -54,6 +54,35 @@ def test_what_three_images_do_not_fit_into_fits_one(shapes: Path, monkeypatch: p
     assert largest_batch(config(shapes), ALONE, print) == 1
 
 
+@pytest.mark.parametrize(("free", "processes", "batch"), [(280, 1, 2), (560, 2, 4), (400, 1, 4)])
+def test_pairs_that_mix_stay_in_one_process(
+    shapes: Path, monkeypatch: pytest.MonkeyPatch, free: float, processes: int, batch: int
+) -> None:
+    """Where three images fit into each of two processes, six of them would make one process hold four."""
+    line(monkeypatch, free)
+    assert largest_batch(config(shapes, mix="mixup:1"), Ranks(0, processes), lambda line: None) == batch
+    line(monkeypatch, 190)
+    with pytest.raises(InputError, match=r"^not even a pair of images fits: cpu has 190 MiB free"):
+        largest_batch(config(shapes, mix="mixup:1"), ALONE, print)
+
+
+@pytest.mark.parametrize("spec", ["mixup:1", "cutmix:1+mixup:1"])
+def test_the_masks_of_both_are_measured(
+    spec: str, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partners: list[bool] = []
+    whole = fit.losses.total
+
+    def total(criterion, output, weights, target):  # type: ignore[no-untyped-def]
+        partners.append(target.partner is not None)
+        return whole(criterion, output, weights, target)
+
+    monkeypatch.setattr(fit.losses, "total", total)
+    c = config(shapes, mix=spec)
+    steps(c, open_run(c)[0].labels, 3, 2, "cpu")
+    assert partners == [True, True]
+
+
 @pytest.mark.slow
 def test_the_measured_memory_grows_with_the_images(shapes: Path) -> None:
     """Activations of four images against one, in processes of their own; a wide network, for resolution."""

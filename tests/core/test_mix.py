@@ -1,6 +1,7 @@
 """If these break, a network learns from masks that are not those of the images that it sees."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from zoo.core.loader import Batch, Order
 from zoo.core.losses import GAMMA, SMOOTH, Criterion, Target, make_target
 from zoo.core.masks import IGNORE
 from zoo.core.mix import Mix, memory_form, parse, picture
+from zoo.core.network import training_mode
 from zoo.core.ranks import Ranks
 from zoo.errors import InputError
 
@@ -196,6 +198,35 @@ def test_partners_are_neighbours_that_could_be_read(shapes: Path, tmp_path: Path
     assert collate([]).partners == [0]
 
 
+STEPS: tuple[dict, ...] = (  # all heads; a margin, dropout and weights; an auxiliary head, BatchNorm frozen
+    {},
+    {"arch": "unet", "options": {"width": 2}, "size": (20, 20), "loss": "weighted_ce"},
+    {"arch": "fcn", "encoder": "resnet18", "options": {}, "freeze_bn": True, "grad_checkpoint": True},
+    {"arch": "fcn", "encoder": "resnet18", "options": {}, "freeze_bn": True, "amp": "bf16", "loss": "focal"},
+)
+
+
+@pytest.mark.parametrize("changes", STEPS, ids=str)
+@pytest.mark.parametrize("spec", ["mixup:1", "cutmix:1"])
+def test_accumulated_pairs_are_the_step_of_the_whole(
+    spec: str, changes: dict, shapes: Path, tmp_path: Path
+) -> None:
+    """3 × 2 images step as 1 × 6 do, whatever the network; and not as without mixing."""
+    c = config(shapes, augment="none", **changes)
+    found = []
+    for i, (batch, accumulate, mix) in enumerate([(6, 1, spec), (2, 3, spec), (6, 1, "none")]):
+        t = trainer(replace(c, batch=batch, accumulate=accumulate, mix=mix), tmp_path / str(i))
+        training_mode(t.model, c)
+        loss = t.step(list(islice(t.loader.epoch(0), accumulate)))
+        gradient = torch.cat([p.grad.flatten() for p in t.model.parameters() if p.grad is not None])
+        found.append((loss, gradient))
+    (loss, gradient), (of_parts, in_parts), (_, other) = found
+    assert of_parts == pytest.approx(loss, rel=1e-5)
+    norm = gradient.norm()
+    assert (in_parts - gradient).norm() < (1e-4 if c.amp == "off" else 0.01) * norm
+    assert (other - gradient).norm() > 0.05 * norm
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_a_run_goes_on_in_the_middle_of_an_epoch(task: str, shapes: Path, tmp_path: Path) -> None:
@@ -209,7 +240,7 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(task: str, shapes: Path, tmp_pa
     trainer(replace(c, workers=2), tmp_path / "parts", resume=state).fit()
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     sheets = [cv2.imread(str(tmp_path / run / "samples" / "mixed.png")) for run in ("whole", "parts")]
-    assert sheets[0].shape == (32, 4 * 36 - 4, 3)
+    assert sheets[0].shape == (256, 4 * 260 - 4, 3)
     assert np.array_equal(*sheets)
 
 
@@ -223,9 +254,10 @@ def test_the_picture_shows_both_masks() -> None:
     x, target = Mix("mixup:1")(torch.zeros(2, 1, 8, 8), mask, None, about, ours)
     sheet = picture(x, target, Preprocess(1, (0.0,), (1.0,), (8, 8), False), ours)
     share = Mix("mixup:1").draw(3, (8, 8)).share
-    assert sheet[:8, :8].max() == 0
-    assert np.allclose(sheet[0, 12:20], (100 * share, 0, 0), atol=1.5)
-    assert np.allclose(sheet[7, 12:20], (0, 100 * (1 - share), 0), atol=1.5)
+    assert sheet[:256, :256].max() == 0
+    assert np.allclose(sheet[:128, 260:516], (100 * share, 0, 0), atol=1.5)
+    assert np.allclose(sheet[128:256, 260:516], (0, 100 * (1 - share), 0), atol=1.5)
+    assert np.allclose(sheet[:128, 780:], (100 * (1 - share), 0, 0), atol=1.5), "the other one of the pair"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,9 @@ from zoo.core.config import TrainConfig
 from zoo.core.dataset import open_run
 from zoo.core.device import resolve_amp, resolve_device
 from zoo.core.ema import Average
+from zoo.core.loader import Batch
 from zoo.core.masks import Labels, mask_dtype
+from zoo.core.mix import Mix
 from zoo.core.network import network, ready, training_mode
 from zoo.core.optimizer import make_optimizer
 from zoo.core.ranks import Ranks
@@ -48,13 +50,17 @@ def largest_batch(config: TrainConfig, ranks: Ranks, say: Callable[[str], None])
     here = min(ranks.size, int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size)))  # torchrun's, on this machine
     free = free_memory(device) / (1 if device.type == "cuda" else here)
     has = f"{device} has {free / MEBI:.0f} MiB free"
-    few, more = (peak(config, train.labels, channels, n, str(device)) for n in TRIED)
+    together = 2 if Mix(config.mix) else 1  # pairs stay in one process
+    first, second = (n * together for n in TRIED)
+    few, more = (peak(config, train.labels, channels, n, str(device)) for n in (first, second))
     if few is None or few > free:
-        raise InputError(f"not even one image fits: {has}; choose a smaller --size, or --grad-checkpoint")
+        least = "a pair of images" if Mix(config.mix) else "one image"
+        raise InputError(f"not even {least} fits: {has}; choose a smaller --size, or --grad-checkpoint")
     if more is None:
-        return TRIED[0] * ranks.size
-    slope = max(1.0, (more - few) / (TRIED[1] - TRIED[0]))
-    fits = TRIED[0] + int(max(0.0, SPARE * free - few) // slope)
+        return first * ranks.size
+    slope = max(1.0, (more - few) / (second - first))
+    fits = first + int(max(0.0, SPARE * free - few) // slope)
+    fits -= fits % together
     batch = min(fits * ranks.size, len(train))
     say(f"batch {batch}: an image takes {slope / MEBI:.0f} MiB, {has}")
     return batch
@@ -130,12 +136,15 @@ def steps(config: TrainConfig, labels: Labels, channels: int, n: int, where: str
     average = Average(model, config.ema)
     optimizer, amp = make_optimizer(model, config), resolve_amp(config.amp, device)
     criterion = losses.Criterion(config.loss, labels)
+    mix = Mix("mixup:1" if "mixup" in config.mix else config.mix)  # of both the one that takes more
+    pairs = [i ^ 1 if i ^ 1 < n else i for i in range(n)]
     h, w = config.size
     for _ in range(2):  # the optimizer's moments come with the first
         x = torch.rand(n, channels, h + 2 * margin, w + 2 * margin, device=device)
         mask = torch.from_numpy(np.zeros((n, h, w), mask_dtype(labels))).to(device)
         weight = torch.ones(n, h, w, device=device) if criterion.needs_weight else None
-        target = losses.make_target(mask, labels, weight)
+        batch = Batch(x, mask, weight, [], list(range(n)), pairs, [])
+        x, target = mix(x, mask, weight, batch, labels)
         with torch.autocast(device.type, amp, enabled=amp is not None):
             output = model(x.contiguous(memory_format=layout))
         losses.total(criterion, output, model.aux_weights, target).backward()  # type: ignore[arg-type]

@@ -183,6 +183,11 @@ class Softmax(Matched):
         log_p = F.log_softmax(wide(logits), dim=1)
         self.log_p = log_p if target.valid is None else log_p.masked_fill(~target.valid, IMPOSSIBLE)
 
+    @cached_property
+    def p(self) -> Tensor:
+        """(N, K, H, W)."""
+        return self.log_p.exp()
+
     def cross_entropy(self) -> Tensor:
         """Summed over an image's valid pixels, (N,)."""
         return self.cross_entropies().sum((1, 2))
@@ -193,9 +198,9 @@ class Softmax(Matched):
 
     def overlap_and_mass(self) -> tuple[Tensor, Tensor]:
         """sum(p t) and sum(p) of each image and class, (N, K)."""
-        p, index = self.log_p.exp(), self.target.mask[:, None]  # (N, K, H, W), (N, 1, H, W)
+        index = self.target.mask[:, None]  # (N, 1, H, W)
         index = index.masked_fill(index == IGNORE, 0)
-        return per_class(p.gather(1, index)[:, 0], self.target), p.sum((2, 3))
+        return per_class(self.p.gather(1, index)[:, 0], self.target), self.p.sum((2, 3))
 
 
 class SigmoidSums(torch.autograd.Function):
@@ -255,7 +260,7 @@ def dice(y: Prediction) -> Tensor:
     Of MixUp, with the mixed target, whose sums are the mixed sums.
     """
     areas, pixels = y.blend(lambda y: y.target.areas), y.target.pixels[:, None]  # (N, K), (N, 1)
-    overlap, mass = y.blend(lambda y: y.overlap_and_mass()[0]), y.overlap_and_mass()[1]
+    overlap, mass = y.blend(lambda y: torch.stack(y.overlap_and_mass(), 1)).unbind(1)
     present = 1 - (2 * overlap + SMOOTH) / (mass + areas + SMOOTH)
     return torch.where(areas > 0, present, mass / pixels.clamp(min=1)).sum()
 

@@ -97,16 +97,16 @@ class Mix:
         x2, mask2 = x[others], mask[others]
         weight, weight2 = (None, None) if weight is None else (weight.clone(), weight[others])
         top, left = ((a - b) // 2 for a, b in zip(x.shape[2:], mask.shape[1:], strict=True))
-        share = torch.ones(len(x), device=x.device)
-        for i, (own, rows, columns) in drawn.items():
-            share[i] = own
+        for i, (_, rows, columns) in drawn.items():
             mask[i, rows, columns] = mask2[i, rows, columns]
             if weight is not None and weight2 is not None:
                 weight[i, rows, columns] = weight2[i, rows, columns]
             window = (i, slice(None), moved(rows, top), moved(columns, left))
             x[window] = x2[window]
-        if (share == 1).all():
+        shares = [drawn[i].share if i in drawn else 1.0 for i in range(len(x))]
+        if min(shares) == 1:
             return x, make_target(mask, labels, weight)
+        share = torch.tensor(shares, device=x.device)
         x = torch.lerp(x2, x, share[:, None, None, None].to(x))
         mask2 = torch.where((share == 1)[:, None, None], mask, mask2)  # a mask mixes with itself
         if labels.task != "multilabel":  # what counts must count in both
@@ -152,13 +152,14 @@ def picture(x: Tensor, target: Target, preprocess: Preprocess, labels: Labels, m
     for i in range(min(len(x), most)):
         image = x[i, :, top : top + h, left : left + w].float().cpu()
         image = ((image * std + mean) * 255).clamp(0, 255).byte().permute(1, 2, 0)  # (h, w, C)
-        rgb = pictures.to_rgb(image.squeeze(2).contiguous().numpy())  # grey where C is 1
-        own = pictures.overlay(rgb, memory_form(target, i, labels), labels)
-        if target.partner is not None and target.share is not None:
-            other = pictures.overlay(rgb, memory_form(target.partner, i, labels), labels)
+        grey_or_rgb = image.squeeze(2).contiguous().numpy()
+        both = [memory_form(t, i, labels) for t in (target, target.partner) if t is not None]
+        shown, *masks = pictures.readable(grey_or_rgb, *both)
+        own, *other = (pictures.overlay(shown, mask, labels) for mask in masks)
+        if other and target.share is not None:
             share = float(target.share[i])
-            own = cv2.addWeighted(own, share, other, 1 - share, 0)
-        cells += [rgb, own]
+            own = cv2.addWeighted(own, share, other[0], 1 - share, 0)
+        cells += [shown, own]
     return pictures.grid(cells, columns=4)
 
 

@@ -109,10 +109,8 @@ def panel(
 
     loss: of each pixel (h, w), of any size, nan where ignored; shown as `heat` at the end.
     """
-    size = _shown_size(image.shape[0], image.shape[1])
-    smaller = size[0] < image.shape[0]
-    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-    truth, pred = resize_mask(truth, size), resize_mask(pred, size)
+    image, truth, pred = readable(image, truth, pred)
+    size = image.shape[0], image.shape[1]
     cells = [
         caption(to_rgb(image), [("image", TEXT)]),
         caption(overlay(image, truth, labels), [("truth", TEXT)]),
@@ -185,6 +183,14 @@ def bars(title: str, names: Sequence[str], values: Sequence[float]) -> np.ndarra
             cv2.rectangle(picture, (left, y + 5), (end, y + STRIP - 4), RIGHT, -1)
         cv2.putText(picture, said, (left + BAR + 6, y + STRIP - 7), FONT, LETTER, INK, 1, cv2.LINE_AA)
     return picture
+
+
+def readable(image: np.ndarray, *masks: np.ndarray) -> list[np.ndarray]:
+    """`image` (H, W) or (H, W, 3) and its masks, enlarged or reduced to a size to be read."""
+    size = _shown_size(image.shape[0], image.shape[1])
+    smaller = size[0] < image.shape[0]
+    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    return [image, *(resize_mask(mask, size) for mask in masks)]
 
 
 def _shown_size(height: int, width: int) -> tuple[int, int]:
