@@ -224,7 +224,8 @@ if rank == "1":
 @pytest.mark.slow
 def test_wrong_flags_are_said_once(data: Path, tmp_path: Path) -> None:
     for flags, says in (
-        ("--batch 1", "--batch 1: fewer images than processes, which are 2"),
+        ("--batch 1 --mix none", "--batch 1: fewer images than processes, which are 2"),
+        ("--batch 2", "--batch 2: fewer pairs than processes, which are 2"),
         ("--data folder:/nowhere", "no such folder"),
     ):
         argv = [*command(data, tmp_path / "run", "unetpp"), *flags.split()]
