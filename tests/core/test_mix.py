@@ -110,6 +110,10 @@ def test_mixup_mixes_both_ways(task: str) -> None:
             for part in (target, target.partner):
                 assert part.valid is not None
                 assert torch.equal(~part.valid[i, 0], ignored)
+    assert target.weight is not None
+    assert target.partner.weight is not None
+    assert torch.equal(target.weight, weight)
+    assert torch.equal(target.partner.weight, weight[about.partners])
     kept = make_target(mask, labels(task, classes_of(task)))
     own, other = planes_of(target), planes_of(target.partner)
     valid = 1 if target.valid is None else target.valid
@@ -141,6 +145,20 @@ def test_cutmix_cuts_images_and_masks_alike(task: str) -> None:
     assert cut > 0
 
 
+def test_a_cut_pair_in_a_batch_with_a_mixed_one_keeps_its_pixels() -> None:
+    """What is ignored in the rest of its partner, it does not see."""
+    mix, (x, mask, weight, about) = Mix("mixup:0.8+cutmix:1"), batch("multiclass", ignored=0.5)
+    words = {mix.draw(seed, SIZE).share == 1: seed for seed in range(20)}
+    about = about._replace(seeds=[words[True], 0, 0, words[False], 0])  # pairs (0, 1) and (3, 4)
+    cut_only = about._replace(partners=[1, 0, 2, 3, 4])
+    target, alone = (mix(x, mask, weight, b, labels("multiclass", 3))[1] for b in (about, cut_only))
+    assert target.partner is not None
+    assert alone.partner is None
+    for part in (target, target.partner):
+        assert torch.equal(part.mask[:3], alone.mask[:3])
+    assert not torch.equal(target.mask[3:], target.partner.mask[3:])
+
+
 def test_what_goes_in_stays_as_it_is() -> None:
     """`--debug-nan` keeps the batch and mixes it again."""
     for spec in ("mixup:1", "cutmix:1"):
@@ -163,6 +181,10 @@ def test_shares_and_boxes_are_as_published() -> None:
     assert len(inner) > 100
     for rows, columns in inner:  # of the image's proportions
         assert (rows.stop - rows.start) == pytest.approx(2 * (columns.stop - columns.start), abs=2)
+    # of a side s about a centre anywhere s²/4 is cut off on average; here s² is drawn evenly from 0 to 1
+    for axis, n in enumerate((200, 100)):
+        shown = np.mean([(box[axis].stop - box[axis].start) / n for box in boxes])
+        assert shown == pytest.approx(2 / 3 - 1 / 8, abs=0.02)
     rows = np.array([(r.stop + r.start) / 2 for r, _ in boxes])
     assert abs(rows.mean() - 100) < 5
     assert mix.draw(7, (200, 100)) == mix.draw(7, (200, 100))
@@ -192,10 +214,12 @@ def test_partners_are_neighbours_that_could_be_read(shapes: Path, tmp_path: Path
     t = trainer(config(shapes, batch=5, mix="mixup:1"), tmp_path / "run")
     dataset = t.loader.loader.dataset
     items = [dataset.load(0, i) for i in range(5)]  # type: ignore[attr-defined]
+    later = dataset.load(1, 0)  # type: ignore[attr-defined]
     collate = dataset.collate  # type: ignore[attr-defined]
     assert collate(items).partners == [1, 0, 3, 2, 4]
     assert collate([items[0], InputError("gone"), *items[2:]]).partners == [0, 2, 1, 3]
     assert collate([]).partners == [0]
+    assert collate([later]).seeds != collate(items[:1]).seeds, "each epoch mixes anew"
 
 
 STEPS: tuple[dict, ...] = (  # all heads; a margin, dropout and weights; an auxiliary head, BatchNorm frozen
