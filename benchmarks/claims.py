@@ -35,7 +35,7 @@ class Budget:
 
 SMALL = Budget()
 FULL = Budget(
-    hands=576, validating=96, pool=2400, label=2048, size=512, batch=8, epochs=40, every=300, width=32,
+    hands=288, validating=96, pool=1000, label=2048, size=512, batch=8, epochs=80, every=360, width=32,
     level=4, encoder="resnet34",
 )  # fmt: skip
 MEMBERS = ("plain", "supervised", "halved")  # of the ensembles
@@ -44,9 +44,9 @@ METAL = 1 / 6  # of the planted hands
 
 def variants(b: Budget) -> dict[str, dict]:
     """The settings of each, as train.py's flags have them."""
-    plain = {
-        "arch": "unetpp", "options": {"width": b.width, "level": b.level}, "augment": "none", "size": (b.size, b.size),
-        "batch": b.batch, "epochs": b.epochs,
+    plain: dict = {
+        "arch": "unetpp", "options": {"width": b.width, "level": b.level}, "size": (b.size, b.size),
+        "augment": "none", "batch": b.batch, "epochs": b.epochs,
     }  # fmt: skip
     halved = {**plain, "arch": "unet_halved", "encoder": b.encoder, "options": {}}
     return {
@@ -125,7 +125,7 @@ class Found:
         return {seed: row["dice"] for seed, row in self.of(name).items()}
 
     def steps(self, name: str) -> dict[int, float | None]:
-        """Steps to Budget.reach by seed, None where the run never got there."""
+        """Steps to `reach` by seed, None where the run never got there."""
         return {seed: steps_to(row["curve"], self.reach) for seed, row in self.of(name).items()}
 
     def seconds(self, name: str) -> dict[int, float]:

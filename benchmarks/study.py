@@ -33,6 +33,7 @@ import zoo
 from zoo.core import phantom
 from zoo.core.config import TrainConfig
 from zoo.core.dataset import open_data, open_run
+from zoo.core.device import resolve_device
 from zoo.core.display import Display
 from zoo.core.ensemble import RULES, Ensemble
 from zoo.core.files import read_json
@@ -80,14 +81,13 @@ class Measured(Trainer):
 def hands_of(variant: str, seed: int, b: Budget, out: Path) -> dict:
     """The settings that say which hands train: for the two about metal, METAL of them and those without."""
     kind, drawn = ("pool", b.pool) if variant.startswith("metal") else ("hands", b.hands + b.validating)
-    data = {
-        "data": f"handbone:{out / kind / str(seed)}", "val_fraction": b.validating / drawn, "seed": seed,
-    }  # fmt: skip
+    root = out / kind / str(seed)
+    data: dict = {"data": f"handbone:{root}", "val_fraction": b.validating / drawn, "seed": seed}
     if kind == "hands":
         return data
     train, _ = open_data(data["data"], val_fraction=data["val_fraction"], seed=seed)
     names = [train.name(i) for i in range(len(train))]
-    metal = [name for name in names if has_metal(out / kind / str(seed), name)]
+    metal = [name for name in names if has_metal(root, name)]
     many = round(METAL * b.hands)
     if len(metal) < many:
         raise SystemExit(f"study.py: {len(metal)} of {len(names)} hands have metal in them; want {many}")
@@ -106,13 +106,14 @@ def has_metal(root: Path, name: str) -> bool:
 
 def train(variant: str, seed: int, b: Budget, out: Path) -> Row:
     """The row of one run, whose last.pt stays if an ensemble needs it."""
-    settings = {**variants(b)[variant], **hands_of(variant, seed, b, out), "workers": 0}
-    config, _ = resolve(settings)
+    on_cpu = resolve_device().type == "cpu"  # where loading is to be in the process's own time
+    workers = 0 if on_cpu else min(8, os.cpu_count() or 1)
+    config, _ = resolve({**variants(b)[variant], **hands_of(variant, seed, b, out), "workers": workers})
     folder = run_folder(out, variant, seed)
     shutil.rmtree(folder, ignore_errors=True)
-    trainer = Measured(config, folder, b.every)
-    if trainer.device.type == "cpu":
+    if on_cpu:
         torch.set_num_threads(1)
+    trainer = Measured(config, folder, b.every)
     trainer.fit()
     for path in folder.glob("*.pt"):
         if variant not in MEMBERS or path.name != "last.pt":

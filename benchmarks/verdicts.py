@@ -73,6 +73,7 @@ def steps_to(curve: list[tuple[int, float]], reach: float) -> float | None:
     before, low = 0, 0.0
     for step, dice in curve:
         if dice >= reach:
-            return before + (step - before) * (reach - low) / (dice - low)
+            rise = dice - low
+            return before + (step - before) * (reach - low) / rise if rise > 0 else float(before)
         before, low = step, dice
     return None
