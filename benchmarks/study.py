@@ -22,6 +22,7 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
+from itertools import product
 from pathlib import Path
 from threading import Lock
 
@@ -78,11 +79,21 @@ class Measured(Trainer):
         return scores
 
 
+def kind_of(variant: str) -> str:
+    """The folder of hands that it trains on: the pool has enough with metal to choose from."""
+    return "pool" if variant.startswith("metal") else "hands"
+
+
+def drawn(kind: str, b: Budget) -> int:
+    """How many hands such a folder has."""
+    return b.pool if kind == "pool" else b.hands + b.validating
+
+
 def hands_of(variant: str, seed: int, b: Budget, out: Path) -> dict:
     """The settings that say which hands train: for the two about metal, METAL of them and those without."""
-    kind, drawn = ("pool", b.pool) if variant.startswith("metal") else ("hands", b.hands + b.validating)
+    kind = kind_of(variant)
     root = out / kind / str(seed)
-    data: dict = {"data": f"handbone:{root}", "val_fraction": b.validating / drawn, "seed": seed}
+    data: dict = {"data": f"handbone:{root}", "val_fraction": b.validating / drawn(kind, b), "seed": seed}
     if kind == "hands":
         return data
     train, _ = open_data(data["data"], val_fraction=data["val_fraction"], seed=seed)
@@ -171,29 +182,29 @@ class Study:
         able = [name for name, settings in variants(b).items() if settings.keys() <= known]
         self.names = [name for name in (*able, *RULES) if name in (only or (*able, *RULES))]
 
-    def draw(self, seed: int) -> None:
+    def draw(self, seed: int, kind: str) -> None:
         """The hands of a seed as files, once."""
-        b = self.budget
-        for kind, many in (("hands", b.hands + b.validating), ("pool", b.pool)):
-            folder = self.out / kind / str(seed)
-            if not folder.exists():
-                part = folder.with_name(f"{seed}.part")
-                shutil.rmtree(part, ignore_errors=True)
-                phantom.write(part, many, b.label, 2 * seed + (kind == "pool"))
-                part.rename(folder)
+        folder = self.out / kind / str(seed)
+        if not folder.exists():
+            part = folder.with_name(f"{seed}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            phantom.write(part, drawn(kind, self.budget), self.budget.label, 2 * seed + (kind == "pool"))
+            part.rename(folder)
 
     def run(self, jobs: int) -> int:
-        """Do it, seed by seed, so that a study cut short has as many of each; the number that failed."""
+        """Do it, all seeds of one variant before the next; the number that failed.
+
+        A study cut short then has intervals for the first claims, in place of one seed for all.
+        """
         done = {key(row) for row in read_rows(self.path, self.budget)}
-        for seed in self.seeds:
-            self.draw(seed)
+        for kind, seed in product(sorted({kind_of(name) for name in self.names}), self.seeds):
+            self.draw(seed, kind)
         with ThreadPoolExecutor(jobs) as threads:
             begun: dict[tuple[str, int], Future[bool]] = {}
-            for seed in self.seeds:
-                for name in self.names:
-                    if (name, seed) not in done:
-                        needs = [begun[m, seed] for m in MEMBERS if (m, seed) in begun and name in RULES]
-                        begun[name, seed] = threads.submit(self.one, name, seed, needs)
+            for name, seed in product(self.names, self.seeds):
+                if (name, seed) not in done:
+                    needs = [begun[m, seed] for m in MEMBERS if (m, seed) in begun and name in RULES]
+                    begun[name, seed] = threads.submit(self.one, name, seed, needs)
             return sum(not future.result() for future in begun.values())
 
     def one(self, name: str, seed: int, needs: list[Future[bool]]) -> bool:

@@ -92,7 +92,7 @@ def test_a_study_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     command += ["--only", "plain", "metal excluded", "--budget", *TINY]
 
     def study() -> tuple[list[dict], str]:
-        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()], ran.stdout
 
