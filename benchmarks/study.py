@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from threading import Lock
@@ -178,9 +178,8 @@ class Study:
     def __init__(self, out: Path, b: Budget, seeds: list[int], only: list[str]):
         self.out, self.budget, self.seeds = out, b, seeds
         self.path, self.lock = out / "rows.jsonl", Lock()
-        known = {f.name for f in fields(TrainConfig)}
-        able = [name for name, settings in variants(b).items() if settings.keys() <= known]
-        self.names = [name for name in (*able, *RULES) if name in (only or (*able, *RULES))]
+        known = (*variants(b), *RULES)
+        self.names = [name for name in known if name in (only or known)]
 
     def draw(self, seed: int, kind: str) -> None:
         """The hands of a seed as files, once."""
