@@ -52,17 +52,17 @@ def variants(b: Budget) -> dict[str, dict]:
     return {
         "plain": plain,
         "bce": {**plain, "loss": "bce"},
-        "halved": halved,
-        "fixed": {**halved, "options": {"decoder_channels": (256, 128, 64, 32, 16)}},
-        "supervised": {**plain, "options": {**plain["options"], "deep_supervision": True}},
         "flip": {**plain, "augment": "flip"},
         "rotate": {**plain, "augment": "rotate"},
         "flip+rotate": {**plain, "augment": "flip+rotate"},
         "crop": {**plain, "augment": "crop"},
-        "metal": plain,
-        "metal excluded": {**plain, "epochs": round(b.epochs / (1 - METAL))},  # as many steps
         "mixup": {**plain, "mix": "mixup:0.4"},
         "cutmix": {**plain, "mix": "cutmix:1.0"},
+        "supervised": {**plain, "options": {**plain["options"], "deep_supervision": True}},
+        "metal": plain,
+        "metal excluded": {**plain, "epochs": round(b.epochs / (1 - METAL))},  # as many steps
+        "fixed": {**halved, "options": {"decoder_channels": (256, 128, 64, 32, 16)}},
+        "halved": halved,
         "twice the size": {**plain, "size": (2 * b.size, 2 * b.size)},
     }
 
