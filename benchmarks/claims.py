@@ -161,7 +161,7 @@ def spread(values: dict[int, float], form: str) -> str:
 
 
 def claims_table(found: Found) -> list[str]:
-    """Markdown, a row a claim."""
+    """Markdown, a row a claim that has a pair of rows; the others in a line below."""
     lines = [
         "| variant | against | of | variant's | the other's "
         "| difference, 95 % | seeds | the report | verdict |",
@@ -171,20 +171,25 @@ def claims_table(found: Found) -> list[str]:
         "dice": ("Dice", "{:+.4f}"), "steps": (f"steps to Dice {found.reach:g}", "{:+.0f}"),
         "time": ("seconds a step", "×{:.2f}"),
     }  # fmt: skip
+    open_ones = []
     for claim in CLAIMS:
         one, other, interval = found.compare(claim)
+        if not interval.count:
+            open_ones.append(f"{claim.one} against {claim.other}")
+            continue
         what, form = measures[claim.measure]
-        middle = form.format(interval.middle) if interval.count else ""
+        middle = form.format(interval.middle)
         ends = " to ".join(form.format(end) for end in interval.ends) if interval.count > 1 else "open"
         lines.append(
             f"| {claim.one} | {claim.other} | {what} | {one} | {other} | {middle} ({ends}) "
             f"| {interval.count} | {claim.report} | {claim.holds.verdict(interval)} |"
         )
-    return lines
+    missing = ["", f"Not yet: {', '.join(dict.fromkeys(open_ones))}."] if open_ones else []
+    return lines + missing
 
 
 def variants_table(found: Found) -> list[str]:
-    """Markdown, a row a variant."""
+    """Markdown, a row a variant that was trained."""
     lines = [
         "| variant | seeds | steps | images | parameters | Dice | "
         f"steps to Dice {found.reach:g} | CPU seconds a step |",
@@ -192,9 +197,10 @@ def variants_table(found: Found) -> list[str]:
     ]
     for name in (*variants(found.budget), *RULES):
         rows = list(found.of(name).values())
-        seeds = ", ".join(str(row["seed"]) for row in sorted(rows, key=key))
-        cells = [name, seeds or "none yet"]
-        if rows and name not in RULES:
+        if not rows:
+            continue
+        cells = [name, ", ".join(str(row["seed"]) for row in sorted(rows, key=key))]
+        if name not in RULES:
             reached = {s: n for s, n in found.steps(name).items() if n is not None}
             some = "" if len(reached) == len(rows) else f" ({len(reached)} of {len(rows)})"
             cells += [f"{rows[0][k]:,}" for k in ("steps", "images", "parameters")]
@@ -209,8 +215,10 @@ def variants_table(found: Found) -> list[str]:
 def report(rows: list[Row], b: Budget) -> str:
     """All that is printed at the end."""
     found = Found(rows, b)
-    code = ", ".join(sorted({str(row["revision"])[:7] for row in rows}))
+    revisions = len({row["revision"] for row in rows})
     made = ", ".join(sorted({f"torch {row['torch']}" for row in rows}))
     minutes = sum(row["cpu_all_s"] for row in rows) / 60
-    total = f"{len(rows)} rows, {minutes:.0f} minutes of CPU time in all; {made}; code {code}"
+    total = f"{len(rows)} rows, {minutes:.0f} minutes of CPU time in all; {made}"
+    if revisions > 1:
+        total += f"; made by {revisions} revisions of the code, named in the rows"
     return "\n".join([*claims_table(found), "", *variants_table(found), "", total])
