@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from zoo.core.device import AMP
+from zoo.core.images import plural
 from zoo.encoders import Normalisation
 from zoo.errors import InputError, nearest
-from zoo.options import Plain
+from zoo.options import Plain, as_typed
 
 OPTIMIZERS = ("adamw", "sgd")
 DECAYED = ("weights", "dense", "not_norm", "all")  # see zoo.core.optimizer
@@ -174,6 +175,17 @@ def tuples(value: object) -> object:
 def flag_name(field: str) -> str:
     """`weight-decay` for `weight_decay`."""
     return field.replace("_", "-")
+
+
+def spelled(field: str, value: object) -> str:
+    """A setting as one would type it; of an exclusion list, how many images it names."""
+    if isinstance(value, dict):
+        return as_typed(value) or "none"
+    if isinstance(value, tuple):
+        if field == "exclude":
+            return plural(len(value), "image") if value else "none"
+        return {"size": "x", "fold": "/"}.get(field, " ").join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def _finite(value: float) -> bool:
