@@ -360,7 +360,7 @@ def resume(saved: TrainConfig, flags: dict, run: str) -> TrainConfig:
         if key not in RESUMABLE and value != then:
             flag = key.replace("_", "-")
             raise InputError(
-                f"--{flag} {spelled(key, value)}: the run in {run} was started with {spelled(key, then)}; "
-                f"leave the flag out to resume it, or start a new run with another --out"
+                f"--{flag} {spelled(key, value)}: not what the run in {run} was started with "
+                f"({spelled(key, then)}); leave the flag out to resume it, or start anew with another --out"
             )
     return replace(saved, **{k: v for k, v in flags.items() if k in RESUMABLE})
