@@ -45,7 +45,7 @@ CHEST = {
 }
 CHEST_SAME = "--size 128 --epochs 16"
 JAW = "--arch deeplabv3plus --encoder resnet18 --epochs 16"
-SIZES = ("96x192", "144x288")
+SIZES = ("64x128", "96x192")
 OBSERVERS = {"observer 1": "masks", "observer 2": "masks_observer2"}
 JAW_VALUE = 1  # in the mask files
 FLIP = ("--tta", "flip")
