@@ -70,7 +70,7 @@ def run(command: str) -> float:
     door = next(door for door in DOORS if command.startswith(door))
     words = shlex.split(command.removeprefix(door))
     if door == "python train.py" and (after(words, "--out") / "last.pt").exists():
-        words = ["--resume", str(after(words, "--out"))]
+        words = ["--resume", str(after(words, "--out")), "--epochs", str(after(words, "--epochs"))]
     began = time.process_time()
     if status := DOORS[door](words):
         sys.exit(status)

@@ -121,9 +121,9 @@ def over_folds(folds: Sequence[np.ndarray]) -> str:
     return f"{np.concatenate(there).mean():.3f}" + ("" if deviation is None else f" ± {deviation:.3f}")
 
 
-def spread(values: Sequence[float], digits: int = 3) -> str:
+def spread(values: Sequence[float], sign: str = "") -> str:
     """Mean ± deviation."""
-    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+    return f"{np.mean(values):{sign}.3f} ± {np.std(values, ddof=1):.3f}"
 
 
 def differences(means: dict[str, list[float]]) -> Table:
@@ -134,7 +134,7 @@ def differences(means: dict[str, list[float]]) -> Table:
     best = max(list(means)[:-2], key=lambda name: float(np.mean(means[name])))
     for name, other in (("mean", best), ("vote", best), ("mean", "vote")):
         gain = np.subtract(means[name], means[other])
-        table.add_row(f"{name} less {other}", spread(gain), *(f"{value:+.3f}" for value in gain))
+        table.add_row(f"{name} less {other}", spread(gain, "+"), *(f"{value:+.3f}" for value in gain))
     return table
 
 
