@@ -20,7 +20,7 @@ from zoo.core import checkpoint
 from zoo.core.choose import choose
 from zoo.core.decide import HALF
 from zoo.core.ensemble import RULES, Ensemble
-from zoo.core.evaluate import Evaluation, compared
+from zoo.core.evaluate import Evaluation, compared, trained_on
 from zoo.core.images import plural
 from zoo.core.inference import Item, Writer, find_images, predict_all
 from zoo.core.predictor import Predictor
@@ -174,7 +174,12 @@ def main(argv: list[str] | None = None) -> int:
             items = find_images(args.input, args.out)
         else:
             evaluation, trained = Evaluation(labels), checkpoint.read(args.checkpoints[0]).config
-            items += compared(args.truth, args.input, args.out, labels, trained)
+            scored = compared(args.truth, args.input, args.out, labels, trained)
+            for path in args.checkpoints:  # of folds, one has seen what the other is scored on
+                if seen := trained_on(scored, path.parent):
+                    what = f"{seen} of the {plural(len(scored), 'image')} that are scored"
+                    say(errors, f"warning: {path} was trained on {what}: the score flatters it")
+            items += scored
         writer = Writer(
             args.out, predictor.labels,
             csv_file=args.csv, rle_order=args.rle_order, coco_file=args.coco,

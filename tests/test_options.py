@@ -7,7 +7,7 @@ import pytest
 from zoo.archs.pspnet import PSPNet
 from zoo.archs.unet_halved import UNetHalved
 from zoo.errors import InputError
-from zoo.options import as_annotated, as_typed, check_options, option, plain, size
+from zoo.options import as_annotated, as_typed, check_options, fold, option, plain, size
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,15 @@ def test_size_is_one_side_or_height_and_width() -> None:
     assert size("64") == (64, 64)
     assert size("64x96") == (64, 96)
     for text in ("64x", "x64", "64x96x3", ""):
-        with pytest.raises(ValueError, match="invalid literal"):
+        with pytest.raises(argparse.ArgumentTypeError, match="such as 256 or 256x384"):
             size(text)
+
+
+def test_a_fold_is_a_part_of_so_many() -> None:
+    assert fold("2/10") == (2, 10)
+    for text in ("1", "1/", "/5", "1/2/3", "a/b", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="such as 0/5"):
+            fold(text)
 
 
 def test_one_number_stands_for_several_only_where_several_are_wanted() -> None:

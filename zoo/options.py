@@ -41,13 +41,19 @@ def as_typed(options: Mapping[str, Plain]) -> str:
 def size(text: str) -> tuple[int, int]:
     """`256` or `256x384` (height x width)."""
     h, x, w = text.partition("x")
-    return int(h), int(w if x else h)
+    try:
+        return int(h), int(w if x else h)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(f"{text!r}: write S or HxW, such as 256 or 256x384") from e
 
 
 def fold(text: str) -> tuple[int, int]:
     """`0/5`: part 0 of 5."""
-    i, n = text.split("/")
-    return int(i), int(n)
+    i, _, n = text.partition("/")
+    try:
+        return int(i), int(n)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(f"{text!r}: write I/N, such as 0/5") from e
 
 
 def keywords(cls: type) -> dict[str, object]:

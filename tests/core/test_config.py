@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.core.config import Preprocess, TrainConfig, channels_first, rate
+from zoo.core.config import Preprocess, TrainConfig, channels_first, rate, spelled
 from zoo.errors import InputError
 
 
@@ -37,6 +37,8 @@ def test_a_key_of_another_version_is_named() -> None:
 def test_a_value_that_cannot_be_names_its_flag(field: str, value: object) -> None:
     with pytest.raises(InputError, match="--" + field.replace("_", "-")):
         TrainConfig(**{field: value})
+    with pytest.raises(InputError, match="--fold 5/5: must be I/N"):
+        TrainConfig(fold=(5, 5))
 
 
 def test_rates_by_formula() -> None:
@@ -71,6 +73,18 @@ def test_what_people_are_told_of_the_input() -> None:
         "channels 3, mean 0.485 0.456 0.406, deviation 0.229 0.224 0.225; tiles at the image's own scale"
     )
     assert Preprocess(1, (0.5,), (0.25,), (5, 7)).describe().endswith("deviation 0.25; resized")
+
+
+def test_settings_are_shown_as_they_are_typed() -> None:
+    """A list of 80 names would push the rest of the table off the screen."""
+    shown = {
+        "size": ((256, 512), "256x512"), "fold": ((0, 5), "0/5"), "ignore": ((0, 255), "0 255"),
+        "exclude": (("a.png", "b.png", "c.png"), "a.png and 2 more"), "options": ({"width": 16}, "width=16"),
+        "encoder": (None, "none"), "lr": (0.001, "0.001"),
+    }  # fmt: skip
+    for field, (value, text) in shown.items():
+        assert spelled(field, value) == text
+    assert {spelled(field, empty) for field, empty in (("exclude", ()), ("options", {}))} == {"none"}
 
 
 def test_channels_are_repeated_or_mixed() -> None:

@@ -176,3 +176,6 @@ def test_what_cannot_be_opened_is_refused(spec: str, options: dict, words: str) 
 def test_a_bare_path_is_told_how_it_is_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"a folder is opened by folder:{tmp_path}"):
         open_data(str(tmp_path))
+    (tmp_path / "train" / "DCM").mkdir(parents=True)
+    with pytest.raises(InputError, match=f"a folder is opened by handbone:{tmp_path}"):
+        open_data(str(tmp_path))

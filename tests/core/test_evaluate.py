@@ -134,6 +134,25 @@ def test_of_its_own_data_a_run_is_scored_on_what_it_did_not_see(
     assert len(open_scored(config.data, TrainConfig(data="folder:elsewhere", fold=(1, 5)))) == 10
 
 
+def test_images_that_a_network_has_seen_are_counted_aloud(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Folds together on their own data, or a copy of it: a score that is too good to be true says so."""
+    best, data = trained
+    own, copied = f"folder:{data}", write_shapes(tmp_path / "copy", 10)
+    assert run(best, "--eval", own, "--out", tmp_path / "a") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert run(best, "--eval", f"folder:{copied}", "--out", tmp_path / "b") == 0
+    train_source, _ = open_data(own, fold=(1, 3))
+    count = f"was trained on {len(train_source)} of the 10 images that are scored"
+    assert one_line(capsys).startswith(f"warning: {best} {count}")
+    name = train_source.name(0)
+    image = cv2.imread(str(copied / name), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(copied / name), 255 - image)  # another image of that name is not one it has seen
+    assert run(best, "--eval", f"folder:{copied}", "--out", tmp_path / "c") == 0
+    assert f"was trained on {len(train_source) - 1} of the 10" in capsys.readouterr().err
+
+
 def test_truth_that_does_not_fit(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -165,3 +165,5 @@ def test_resuming_allows_only_what_keeps_the_run_the_same() -> None:
     for flags in ({"arch": "unet"}, {"data": "folder:x"}, {"options": {"width": 8}}, {"lr": 1.0}):
         with pytest.raises(InputError, match="was started with"):
             resume(saved, flags, "r")
+    with pytest.raises(InputError, match=r"--fold 1/5: not what the run in r was started with \(none\)"):
+        resume(saved, {"fold": (1, 5)}, "r")

@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.core.device import AMP
 from zoo.encoders import Normalisation
 from zoo.errors import InputError, nearest
-from zoo.options import Plain
+from zoo.options import Plain, as_typed
 
 OPTIMIZERS = ("adamw", "sgd")
 DECAYED = ("weights", "dense", "not_norm", "all")  # see zoo.core.optimizer
@@ -148,7 +148,7 @@ class TrainConfig:
         for name, (holds, what) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not holds(value):
-                raise InputError(f"--{flag_name(name)} {value}: must be {what}")
+                raise InputError(f"--{flag_name(name)} {spelled(name, value)}: must be {what}")
 
     def to_dict(self) -> dict[str, object]:
         """Plain types, as config.json and checkpoints keep them."""
@@ -174,6 +174,17 @@ def tuples(value: object) -> object:
 def flag_name(field: str) -> str:
     """`weight-decay` for `weight_decay`."""
     return field.replace("_", "-")
+
+
+def spelled(field: str, value: object) -> str:
+    """A setting as one would type it; of an exclusion list, the first name and how many more there are."""
+    if isinstance(value, dict):
+        return as_typed(value) or "none"
+    if isinstance(value, tuple):
+        if field == "exclude" and len(value) > 1:
+            return f"{value[0]} and {len(value) - 1} more"
+        return {"size": "x", "fold": "/"}.get(field, " ").join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def _finite(value: float) -> bool:

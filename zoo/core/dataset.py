@@ -142,7 +142,8 @@ def open_data(
             raise InputError(f"{key} {limit}: want at least 1")
     kind, _, path = spec.partition(":")
     if kind not in KINDS:
-        hint = f"; a folder is opened by folder:{spec}" if Path(spec).exists() else ""
+        own = "handbone" if (Path(spec) / "train" / "DCM").is_dir() else "folder"
+        hint = f"; a folder is opened by {own}:{spec}" if Path(spec).exists() else ""
         raise InputError(f"unknown data {spec!r}; {nearest(kind, [typed(k) for k in KINDS])}{hint}")
     if download and kind not in FETCHED:
         raise InputError(f"--download: fetches {' and '.join(FETCHED)}, not {kind}; leave it out")

@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from zoo.core.config import spelled
 from zoo.core.metrics import Scores, mean
-from zoo.core.run import plain
 
 if TYPE_CHECKING:
     from zoo.core.trainer import Trainer
@@ -160,7 +160,7 @@ def _figure(value: float) -> str:
 def settings_of(trainer: Trainer, origins: dict[str, str]) -> list[tuple[str, str, str]]:
     """The resolved configuration as (name, value, where it came from), then what the data decided."""
     config = {**trainer.config.to_dict(), "loss": trainer.criterion.spec, "task": trainer.labels.task}
-    rows = [(name, plain(value), origins.get(name, "default")) for name, value in config.items()]
+    rows = [(name, spelled(name, value), origins.get(name, "default")) for name, value in config.items()]
     parameters = sum(p.numel() for p in trainer.model.parameters())
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     precision = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}[trainer.amp]

@@ -18,7 +18,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from zoo.core import metrics, pictures
+from zoo.core import content, metrics, pictures
 from zoo.core.config import TrainConfig
 from zoo.core.dataset import KINDS, Source, open_scored
 from zoo.core.files import write_csv
@@ -36,9 +36,10 @@ SHOWN = 5  # names in a message
 
 @dataclass(frozen=True)
 class Compared(Item):
-    """An image with its true mask."""
+    """An image with its true mask.  digest: what data.json of a run has for the same files."""
 
     load: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    digest: Callable[[], str] = str
 
     def read(self, channels: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The image and its true mask.  Raises InputError."""
@@ -158,9 +159,21 @@ def of_source(source: Source) -> list[Compared]:
 
     paths = [PurePath(source.name(i)) for i in range(len(source))]
     return [
-        Compared((source.files(i) or (Path(path),))[0], *names, path.as_posix(), load(i))
+        Compared(
+            (source.files(i) or (Path(path),))[0], *names, path.as_posix(), load(i),
+            partial(content.digest_of, source, i),
+        )
         for i, (path, names) in enumerate(zip(paths, names_of(paths), strict=True))
     ]
+
+
+def trained_on(items: Sequence[Compared], run: Path) -> int:
+    """How many of them the run in that folder was trained on, by its data.json; 0 where it has none."""
+    try:
+        training = content.read(run)[0].samples
+    except InputError:
+        return 0
+    return sum(item.file in training and item.digest() == training[item.file] for item in items)
 
 
 def of_folder(folder: Path, items: Sequence[Item], labels: Labels, ignore: Sequence[int]) -> list[Compared]:

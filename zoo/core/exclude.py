@@ -26,8 +26,10 @@ def read(path: Path) -> tuple[str, ...]:
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"--exclude {path}: cannot be read as UTF-8 text: {e}") from e
+    except OSError as e:
+        raise InputError(f"--exclude {path}: cannot be read ({e.strerror})") from e
+    except UnicodeDecodeError as e:
+        raise InputError(f"--exclude {path}: is not UTF-8 text ({e})") from e
     names = {name for line in lines if (name := _REASON.sub("", line).strip())}
     if not names:
         raise InputError(f"--exclude {path}: names no image; want a line an image, `NAME  # reason`")

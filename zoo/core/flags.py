@@ -6,12 +6,12 @@ from pathlib import Path
 
 from zoo import names
 from zoo.core import exclude
-from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, TrainConfig
+from zoo.core.config import AMP_WORDS, OPTIMIZERS, SCHEDULES, TrainConfig, spelled
 from zoo.core.dataset import FETCHED, KINDS, typed
 from zoo.core.loggers import LOGGERS
 from zoo.core.recipes import DATA_DEFAULTS, RECIPES, RESUMABLE
 from zoo.core.transforms import WORDS
-from zoo.options import as_typed, fold, option, size
+from zoo.options import fold, option, size
 
 DEFAULTS = {f.name: getattr(TrainConfig(), f.name) for f in fields(TrainConfig)}
 OVERRIDES = DATA_DEFAULTS | {arch: row.settings for (arch, name), row in RECIPES.items() if name == "default"}
@@ -19,19 +19,12 @@ OVERRIDES = DATA_DEFAULTS | {arch: row.settings for (arch, name), row in RECIPES
 OTHERS = ("ds", "opt", "out", "resume", "debug_nan", "tune", "search", "seeds")  # no fields of TrainConfig
 
 
-def written(value: object) -> str:
-    """A default as one would type it."""
-    if isinstance(value, dict):
-        return as_typed(value)
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 def overrides(name: str, default: object) -> str:
     """Whose default differs, by value: `; unet: 180x180; phantom, handbone: 512x512`."""
     whose: dict[str, list[str]] = {}
     for who, row in OVERRIDES.items():
         if name in row and row[name] != default:
-            whose.setdefault(written(row[name]), []).append(who)
+            whose.setdefault(spelled(name, row[name]), []).append(who)
     return "".join(f"; {', '.join(names)}: {value}" for value, names in whose.items())
 
 
@@ -60,7 +53,8 @@ def parser() -> argparse.ArgumentParser:
         default = None if name == "options" else DEFAULTS.get(name)
         others = overrides(name, default)
         none = default is None or default is False or default == ()
-        shown = f" (default: {'none' if none else written(default)}{others})" if others or not none else ""
+        given = "none" if none else spelled(name, default)
+        shown = f" (default: {given}{others})" if others or not none else ""
         group.add_argument(flag, help=what + shown, **how)  # type: ignore[arg-type]
 
     g = p.add_argument_group("model")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from zoo import registry, weights
-from zoo.core.config import TrainConfig
+from zoo.core.config import TrainConfig, spelled
 from zoo.core.network import on_meta
 from zoo.encoders.pretrained import source as encoder_weights
 from zoo.errors import InputError
@@ -360,7 +360,7 @@ def resume(saved: TrainConfig, flags: dict, run: str) -> TrainConfig:
         if key not in RESUMABLE and value != then:
             flag = key.replace("_", "-")
             raise InputError(
-                f"--{flag} {value}: the run in {run} was started with {then}; leave the flag out to "
-                f"resume it, or start a new run with another --out"
+                f"--{flag} {spelled(key, value)}: not what the run in {run} was started with "
+                f"({spelled(key, then)}); leave the flag out to resume it, or start anew with another --out"
             )
     return replace(saved, **{k: v for k, v in flags.items() if k in RESUMABLE})

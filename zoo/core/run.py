@@ -18,7 +18,6 @@ from zoo.core import manifest
 from zoo.core.config import TrainConfig
 from zoo.core.files import read_json, write_bytes, write_json
 from zoo.errors import InputError
-from zoo.options import as_typed
 
 STUDY = "study.json"  # in a folder of many runs, see zoo.core.tune
 
@@ -191,11 +190,3 @@ def truncate_logs(out: Path, epoch: int) -> None:
             if kept != lines:
                 write_bytes(path, "".join(kept).encode())
 
-
-def plain(value: object) -> str:
-    """A setting as one would type it."""
-    if isinstance(value, dict):
-        return as_typed(value) or "none"
-    if isinstance(value, tuple):
-        return " ".join(str(v) for v in value) or "none"
-    return "none" if value is None else str(value)
