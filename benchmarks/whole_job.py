@@ -180,7 +180,8 @@ def main() -> int:
         words = shlex.split(command)
         place = after(words, "--out") if "--out" in words else Path(words[4])
         score = f"{said(place)['dice']:.4f}" if "--eval" in words else ""
-        table.add_row(f"{' '.join(words[1:4])} … {place.relative_to(args.out)}", f"{seconds:.0f}", score)
+        door = " ".join(words[:4] if "-m" in words else words[:2])
+        table.add_row(f"{door} … {place.relative_to(args.out)}", f"{seconds:.0f}", score)
     console.print(table)
     right = True
     for rule in infer.RULES:

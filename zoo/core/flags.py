@@ -11,7 +11,7 @@ from zoo.core.dataset import FETCHED, KINDS, typed
 from zoo.core.loggers import LOGGERS
 from zoo.core.recipes import DATA_DEFAULTS, RECIPES, RESUMABLE
 from zoo.core.transforms import WORDS
-from zoo.options import fold, option, size
+from zoo.options import as_typed, fold, option, size
 
 DEFAULTS = {f.name: getattr(TrainConfig(), f.name) for f in fields(TrainConfig)}
 OVERRIDES = DATA_DEFAULTS | {arch: row.settings for (arch, name), row in RECIPES.items() if name == "default"}
@@ -170,8 +170,6 @@ def words(flags: dict, exclude_file: Path) -> list[str]:
             found += [flag, str(exclude_file)]
         elif name == "ignore":
             found += [word for v in value for word in (flag, str(v))]
-        elif name == "fold":
-            found += [flag, "/".join(map(str, value))]
         elif name == "sync_bn" and value is False:
             found.append("--no-sync-bn")
         elif name == "pretrained" and value is False:
@@ -179,5 +177,5 @@ def words(flags: dict, exclude_file: Path) -> list[str]:
         elif value is True:
             found.append(flag)
         elif value is not None and value is not False:
-            found += [flag, written(value)]
+            found += [flag, spelled(name, value)]
     return found

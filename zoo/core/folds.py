@@ -16,11 +16,10 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from zoo.core.config import TrainConfig, flag_name
+from zoo.core.config import TrainConfig, flag_name, spelled
 from zoo.core.files import read_json, write_csv
 from zoo.core.plot import Curves, read_run
 from zoo.core.recipes import RESUMABLE
-from zoo.core.run import plain
 from zoo.errors import InputError
 
 MAY_DIFFER = {"fold", *RESUMABLE} - {"epochs", "patience"}
@@ -84,7 +83,7 @@ def compare(folder: Path, config: TrainConfig, path: Path, first: TrainConfig) -
     differs = [name for name, value in first.to_dict().items() if same[name] != value]
     if differs:
         name = differs[0]
-        mine, other = plain(getattr(config, name)), plain(getattr(first, name))
+        mine, other = spelled(name, getattr(config, name)), spelled(name, getattr(first, name))
         what = f"--{flag_name(name)} was {mine}, that of {path} {other}"
         raise InputError(f"{folder}: {what}; folds of one whole have the same settings")
     if config.fold[1] != first.fold[1]:
