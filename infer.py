@@ -191,10 +191,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
 
-    chosen = fastest(predictor, items) if args.amp == "auto" and len(items) >= MANY else ""
-    say(console, settings(predictor, len(items), chosen))
     said, status, files = Said(console, len(items)), 0, list[Path]()
     try:
+        chosen = fastest(predictor, items) if args.amp == "auto" and len(items) >= MANY else ""
+        say(console, settings(predictor, len(items), chosen))
         with writer, said.progress:
             predict_all(predictor, items, writer, said, evaluation)
     except InputError as e:

@@ -14,7 +14,7 @@ from zoo.core.display import Display, settings_of
 from zoo.core.finite import replay
 from zoo.core.fit import largest_batch
 from zoo.core.flags import flags_of, parser
-from zoo.core.ranks import Agreed, Ranks, joined, launch, leave, restarted
+from zoo.core.ranks import Agreed, Ranks, joined, launch, leave, lost, restarted
 from zoo.core.recipes import resolve, resume
 from zoo.core.run import choose_folder, started_folder
 from zoo.core.stop import Interrupted
@@ -25,19 +25,19 @@ from zoo.errors import InputError
 
 def run(args: argparse.Namespace, display: Display, ranks: Ranks) -> None:
     """Start or resume a run or a study, and say where things are when it ends."""
-    flags, chosen = flags_of(args), getattr(args, "out", None)
+    flags, chosen = ranks.together(lambda: flags_of(args)), getattr(args, "out", None)
     if hasattr(args, "resume") and chosen:
         raise InputError("--out and --resume: a resumed run stays in its folder; give one of them")
     if is_study(args):
         return tune(args, flags, display, ranks)
     auto = flags.get("batch") == "auto"
-    config, origins = resolve(flags | {"batch": 1} if auto else flags)
+    config, origins = ranks.together(lambda: resolve(flags | {"batch": 1} if auto else flags))
     begun = getattr(args, "resume", None)
     if begun is None and restarted(ranks):  # with the same flags, which are the run's already
         begun, flags = ranks.first(started_folder(chosen, config, launch())), {}
     if begun is not None:
-        out, state = begun, checkpoint.read(begun / "last.pt")
-        config = resume(TrainConfig.from_dict(state.config), flags, str(out))
+        out, state = begun, ranks.together(lambda: checkpoint.read(begun / "last.pt"))
+        config = ranks.together(lambda: resume(TrainConfig.from_dict(state.config), flags, str(out)))
         if ranks.size == 1 and "shard" not in flags:  # it takes up what several left in parts
             config = replace(config, shard=False)
         origins = dict.fromkeys(config.to_dict(), "the run") | dict.fromkeys(flags, "flag")
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, display: Display, ranks: Ranks) -> None:
         trainer = ranks.together(lambda: Trainer(config, out, display, ranks=ranks))
     display.settings(settings_of(trainer, origins))
     if config.fit_thresholds:
-        thresholds.check(trainer.labels)
+        ranks.together(lambda: thresholds.check(trainer.labels))
     try:
         trainer.fit()
     except Interrupted:
@@ -76,6 +76,11 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as e:
         if speaks or not isinstance(e, Agreed):
             print(f"train.py: {e}", file=sys.stderr)
+        return 2
+    except RuntimeError as e:
+        if not lost(e):
+            raise
+        print(f"train.py: another process is gone ({str(e).splitlines()[0][:120]})", file=sys.stderr)
         return 2
     except Interrupted:
         return 130

@@ -162,3 +162,15 @@ def test_a_full_disk_does_not_hide_the_reason(
     says = r"x.00.h.0.weight, a weight that is not finite already. \(.*No space left"
     with pytest.raises(InputError, match=says):
         t.fit()
+
+
+def test_statistics_that_the_step_has_just_spoilt_are_not_to_blame() -> None:
+    """A BatchNorm in train mode writes down what it was given before anybody looks."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Conv2d(2, 1, 1))
+    nn.init.constant_(model[0].weight, 3e38)  # type: ignore[arg-type]
+    x = torch.full((2, 1, 4, 4), 100.0)
+    model(x)
+    assert not finite(model[1].running_mean)
+    assert culprit(model, lambda: model(x)) == "0 (Conv2d), from finite inputs"
+    model.eval()  # where they are weights like others
+    assert culprit(model, lambda: model(x)) == "1.running_mean, a weight that is not finite already"

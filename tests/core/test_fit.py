@@ -182,3 +182,9 @@ def test_which_errors_are_of_memory() -> None:
     with pytest.raises(RuntimeError) as e:
         torch.empty(2**60)
     assert does_not_fit(e.value)
+
+
+def test_a_margin_is_the_networks_own(shapes: Path) -> None:
+    """unet has one but with padded=true."""
+    c = config(shapes, arch="unet", options={"width": 2, "padded": True}, size=(20, 20))
+    assert steps(c, open_run(c)[0].labels, 1, 1, "cpu") >= 0

@@ -287,11 +287,12 @@ def test_the_picture_shows_both_masks() -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("mixup", "mixup needs a number above 0 behind a colon, as in mixup:0.4"),
-        ("cutmix:0", "cutmix needs a number above 0"),
-        ("mixup:nan", "mixup needs a number above 0"),
-        ("mixup:inf", "mixup needs a number above 0"),
-        ("mixup:a", "mixup needs a number above 0"),
+        ("mixup", "mixup needs a number from 0.01 to 100 behind a colon, as in mixup:0.4"),
+        ("cutmix:0", "cutmix needs a number from 0.01 to 100"),
+        ("mixup:nan", "mixup needs a number from 0.01 to 100"),
+        ("mixup:1e308", "mixup needs a number from 0.01 to 100"),
+        ("mixup:inf", "mixup needs a number from 0.01 to 100"),
+        ("mixup:a", "mixup needs a number from 0.01 to 100"),
         ("mixpu:1", "'mixpu' is not known; nearest: mixup, cutmix, or none"),
         ("", "'' is not known"),
         ("mixup:1+mixup:2", "mixup stands in it twice"),

@@ -196,3 +196,12 @@ def test_a_run_that_torchrun_starts_again_finds_itself(
     for damaged in ("{", "[]", '{"sessions": []}', '{"sessions": [3]}'):
         Path("runs/unetpp-phantom/manifest.json").write_text(damaged)
         assert started_folder(None, c, "a") is None
+
+
+@pytest.mark.parametrize("line", ["\0\0\0\n", "{}\n", "[]\n", '{"epoch": "x"}\n'])
+def test_a_damaged_log_is_named(line: str, tmp_path: Path) -> None:
+    """A power cut, or an editor: nothing of it is thrown away."""
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n' + line)
+    with pytest.raises(InputError, match=r"metrics\.jsonl: a damaged line .*then resume$"):
+        truncate_logs(tmp_path, 1)
+    assert (tmp_path / "metrics.jsonl").read_text().endswith(line)

@@ -54,8 +54,13 @@ def culprit(model: nn.Module, run: Callable[[], object]) -> str:
 
     Weights are looked at before, for they may have been spoilt by an earlier step.
     """
+    by_batch = {  # statistics that the step which failed has just written
+        f"{name}.running_{what}".lstrip(".")
+        for name, m in model.named_modules() for what in ("mean", "var")
+        if m.training and hasattr(m, "running_mean")
+    }  # fmt: skip
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if not finite(tensor):
+        if name not in by_batch and not finite(tensor):
             return f"{name}, a weight that is not finite already"
     found: list[str] = []
     with watched(model, found):

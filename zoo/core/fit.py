@@ -127,10 +127,11 @@ def peak(config: TrainConfig, labels: Labels, channels: int, n: int, device: str
 
 def steps(config: TrainConfig, labels: Labels, channels: int, n: int, where: str) -> float:
     """The child's part of `peak`."""
-    device, margin = torch.device(where), registry.margin(registry.architecture(config.arch))
+    device = torch.device(where)
     before = used(device)
     bare = replace(config, pretrained=False, weights=None)
     model, _ = network(bare, labels.num_classes, channels, lambda line: None)
+    margin = registry.margin(model)
     layout = ready(model, config, device)
     training_mode(model, config)
     average = Average(model, config.ema)

@@ -135,8 +135,9 @@ def parse(spec: str) -> dict[str, float]:
             alphas[word] = float(number)
         except ValueError:
             alphas[word] = math.nan
-        if not 0 < alphas[word] < math.inf:
-            raise InputError(f"--mix {spec}: {word} needs a number above 0 behind a colon, as in {word}:0.4")
+        if not 0.01 <= alphas[word] <= 100:  # beyond, each image is one of the two, or half of both
+            what = "needs a number from 0.01 to 100 behind a colon"
+            raise InputError(f"--mix {spec}: {word} {what}, as in {word}:0.4")
     return alphas
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import ClassVar, TextIO, cast
@@ -48,10 +48,14 @@ def default_folder(config: TrainConfig) -> Path:
 
 
 def started_folder(out: Path | None, config: TrainConfig, launch: str | None) -> Path | None:
-    """Where `launch` began and saved a run: `out`, or one of the folders of its name."""
+    """Where `launch` began and saved a run of `config`: `out`, or one of the folders of its name."""
     first = default_folder(config)
-    for folder in [out] if out else first.parent.glob(f"{first.name}*"):
-        with suppress(InputError, LookupError, TypeError):  # no run, or a damaged one
+    numbered = [first, *first.parent.glob(f"{first.name}-[0-9]*")]
+    for folder in [out] if out else numbered:
+        with suppress(InputError, LookupError, TypeError, ValueError):  # no run, or a damaged one
+            begun = TrainConfig.from_dict(cast(dict, read_json(folder / "config.json")))
+            if replace(begun, batch=config.batch) != config:  # which --batch auto may have chosen
+                continue
             last = cast(dict, read_json(folder / manifest.FILE))["sessions"][-1]
             if launch and last["launch"] == launch and (folder / "last.pt").exists():
                 return folder
@@ -186,7 +190,10 @@ def truncate_logs(out: Path, epoch: int) -> None:
     for path in (out / "metrics.jsonl", out / "timing.jsonl"):
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]
+            try:
+                kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= epoch]
+            except (ValueError, LookupError, TypeError) as e:
+                raise InputError(f"{path}: a damaged line ({e}); mend or move the file, then resume") from e
             if kept != lines:
                 write_bytes(path, "".join(kept).encode())
 

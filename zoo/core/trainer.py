@@ -90,7 +90,9 @@ class Trainer:
         self.device = resolve_device(config.device, ranks.local)
         turns = ranks.in_turn if config.download else ranks.together
         opened = sources or turns(lambda: open_run(config, display.reading))
-        self.contents = ranks.first([content.describe(s) for s in opened] if ranks.chief else [])
+        self.contents = ranks.first(
+            ranks.together(lambda: [content.describe(s) for s in opened] if ranks.chief else [])
+        )
         self.train_source, self.val_source = opened
         for warning in (*self.train_source.warnings, *self.val_source.warnings):
             display.warn(warning)
@@ -312,6 +314,7 @@ class Trainer:
         try:
             with self.average.swapped(), self.parallel.apart() as model:
                 predictor = Predictor(model, self.labels, self.preprocess, self.device, self.amp, ready=True)
+                predictor.layout = self.layout
                 for one in score(predictor, self.val_source, self.config.workers, self.ranks):
                     if self.stop.asked and self.ranks.size == 1:
                         raise Interrupted
@@ -321,7 +324,8 @@ class Trainer:
         except InputError as e:
             problem = str(e)
         except RuntimeError as e:
-            if not (problem := dead_worker(e)):
+            too_large = "an image does not fit into memory while validating" if does_not_fit(e) else ""
+            if not (problem := dead_worker(e) or too_large):
                 raise
         self.agree(problem)
         scores, panels = gathered(found, self.labels, self.ranks)
