@@ -94,7 +94,6 @@ def chest(data: Path, out: Path) -> Iterable[Table]:
         several = {name: [of_class(dice, label) for dice in folds] for name, folds in found.items()}
         images = sum(np.isfinite(values).sum() for values in several["mean"])
         table.add_row(label, str(images), *(over_folds(values) for values in several.values()))
-    table.add_section()
     means = {name: [mean_dice(dice, classes) for dice in folds] for name, folds in found.items()}
     table.add_row("mean over classes", "", *(spread(values) for values in means.values()))
     yield table
