@@ -70,7 +70,7 @@ def test_torchrun_is_refused() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("--lr 0.5", "--lr 0.5: the run in"),
+        ("--lr 0.5", "--lr 0.5: not what the run in"),
         ("--epochs 9", "--epochs 9: the study in"),
         ("--patience 3", "--patience 3: the study in"),
         ("--seeds 7", "--seeds 7: the study in"),

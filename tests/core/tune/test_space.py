@@ -104,7 +104,7 @@ def test_a_drawn_number_can_be_typed_again_and_stays_inside() -> None:
         ("loss=bce,bce", "want different values"),
         ("loss=", "want different values"),
         ("freeze_bn=yes,no", "neither true nor false"),
-        ("size=big,64", "'big' is no size"),
+        ("size=big,64", "'big': write S or HxW"),
         ("momentum", "write momentum=LOW..HIGH"),
         ("lr lr", "twice"),
     ],

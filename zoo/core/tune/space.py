@@ -10,6 +10,7 @@ Without words DEFAULT is searched.  The optimizer is not in it: AdamW and SGD sh
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args, get_type_hints
@@ -182,8 +183,8 @@ def setting(word: str, name: str, text: str) -> Plain:
     if name == "size":
         try:
             return size(text)
-        except ValueError as e:
-            raise InputError(f"--search {word}: {text!r} is no size; write S or HxW") from e
+        except argparse.ArgumentTypeError as e:
+            raise InputError(f"--search {word}: {e}") from e
     if kind is bool:
         if text not in ("true", "false"):
             raise InputError(f"--search {word}: {text!r} is neither true nor false")
