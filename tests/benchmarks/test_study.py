@@ -10,7 +10,7 @@ import pytest
 from tests.core.processes import ROOT
 
 TINY = (
-    "hands=24 validating=4 pool=200 label=64 size=33 epochs=5 every=10 width=2 level=1 encoder=resnet18"
+    "hands=24 validating=4 pool=200 label=64 size=33 epochs=5 every=10"
 ).split()
 
 
