@@ -136,19 +136,27 @@ class Found:
         }
 
     def compare(self, claim: Claim) -> tuple[str, str, Interval]:
-        """Both sides for people, and the interval of their difference, or of the ratio of times."""
+        """Both sides for people, over the seeds that both have, and the interval of their difference, or of
+        the ratio of times."""
         if claim.measure == "time":
-            one, other = self.seconds(claim.one), self.seconds(claim.other)
-            ratios = {seed: one[seed] / other[seed] for seed in one.keys() & other.keys()}
+            one, other = shared(self.seconds(claim.one), self.seconds(claim.other))
+            ratios = {seed: one[seed] / other[seed] for seed in one}
             return spread(one, "{:.3f}"), spread(other, "{:.3f}"), paired(ratios, dict.fromkeys(ratios, 0.0))
         if claim.measure == "dice":
-            dice = self.dice(claim.one), self.dice(claim.other)
-            return spread(dice[0], "{:.4f}"), spread(dice[1], "{:.4f}"), paired(*dice)
-        slow, fast = self.steps(claim.one), self.steps(claim.other)
-        least = {seed: self.budget.steps if n is None else n for seed, n in slow.items()}
-        late = "≥ " if None in slow.values() else ""  # at least: the interval is of what they surely need
-        sure = {seed: n for seed, n in fast.items() if n is not None}
-        return late + spread(least, "{:.0f}"), spread(sure, "{:.0f}"), paired(least, sure)
+            one, other = shared(self.dice(claim.one), self.dice(claim.other))
+            return spread(one, "{:.4f}"), spread(other, "{:.4f}"), paired(one, other)
+        sure = {seed: n for seed, n in self.steps(claim.other).items() if n is not None}
+        reached = self.steps(claim.one)
+        least = {seed: self.budget.steps if n is None else n for seed, n in reached.items()}
+        one, other = shared(least, sure)
+        late = "≥ " if any(reached[seed] is None for seed in one) else ""  # the interval is of the least
+        return late + spread(one, "{:.0f}"), spread(other, "{:.0f}"), paired(one, other)
+
+
+def shared(one: dict[int, float], other: dict[int, float]) -> tuple[dict[int, float], dict[int, float]]:
+    """Both without the seeds that the other has not."""
+    seeds = sorted(one.keys() & other.keys())
+    return {seed: one[seed] for seed in seeds}, {seed: other[seed] for seed in seeds}
 
 
 def spread(values: dict[int, float], form: str) -> str:
