@@ -66,9 +66,10 @@ def choose(predictor: Predictor, image: np.ndarray) -> Choice:
         if has_bf16(predictor.device):
             exact, rounded = (mask_of(predictor, image, amp) for amp in (None, torch.bfloat16))
             agreement = float((exact == rounded).float().mean())
-            other, its = timed(torch.bfloat16)
-            if agreement >= AGREE and other <= seconds:
-                layout, amp = its, torch.bfloat16
+            if agreement >= AGREE:
+                other, its = timed(torch.bfloat16)
+                if other <= seconds:
+                    layout, amp = its, torch.bfloat16
     except InputError:
         predictor.use(torch.channels_last, None)
         raise
